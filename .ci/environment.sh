@@ -1,0 +1,48 @@
+# Sourced by .ci/test and .ci/run: what is missing on the machine, and virtual environments.
+# shellcheck shell=bash
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# uv may be a shim that stands for nothing: ask it
+have_uv() { uv --version >/dev/null 2>&1; }
+
+# install PACKAGE WHY: from Debian, as root; otherwise says what to do
+install() {
+  if ! have apt-get || ((EUID)); then
+    echo "missing: $2; on Debian or Proxmox, as root: apt-get install $1" >&2
+    return 1
+  fi
+  echo "installing $1: $2"
+  if [[ -z ${apt_is_fresh-} ]]; then
+    apt-get -qq update
+    apt_is_fresh=1
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "$1" >/dev/null
+}
+
+# The programs that the tests call. Nothing needs a compiler: Python packages are wheels, or pure Python.
+install_missing() {
+  have mount || install mount "the tests mount in a namespace of their own"
+  have unshare || install util-linux "unshare makes that namespace"
+  have findmnt || install util-linux "findmnt is a second opinion on the mount table"
+}
+
+# make_venv PYTHON DIRECTORY REQUIREMENTS WHAT...: what is "." (as a user gets it) or "--editable ."
+make_venv() {
+  local python=$1 venv=$2 requirements=$3
+  shift 3
+  if have_uv; then
+    # a directory is cached by its pyproject.toml alone, hence --refresh-package
+    uv venv --quiet --allow-existing --python "$python" "$venv" &&
+      uv pip install --quiet --python "$venv/bin/python" --require-hashes -r "$requirements" &&
+      uv pip install --quiet --python "$venv/bin/python" --no-deps --refresh-package mountwatch "$@" &&
+      uv pip check --quiet --python "$venv/bin/python"
+  else
+    local pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
+    { "$python" -c 'import ensurepip' 2>/dev/null || install python3-venv "python3 -m venv needs ensurepip"; } &&
+      "$python" -m venv "$venv" &&
+      "${pip[@]}" install --require-hashes -r "$requirements" &&
+      "${pip[@]}" install --no-deps "$@" &&
+      "${pip[@]}" check
+  fi
+}

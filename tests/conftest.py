@@ -1,0 +1,137 @@
+"""What every test runs in: a mount namespace of its own, and a loop on which nothing of ours may block.
+
+Must not hold fixtures of single areas: those stay with their tests.
+
+- As root the whole session (and every child it starts) gets a private mount namespace, so that nothing a test mounts
+  is seen outside, or outlives the session. fusectl is mounted there if it is missing.
+- Tests marked `kernel` need root, /dev/fuse and that namespace. Without them they are skipped, or, with CI=true,
+  failed: a CI that quietly skips them would prove nothing.
+- In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
+  Tests and fakes themselves may block briefly; `watcher/procfs.py` and `watcher/children.py` may, by name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import inspect
+import os
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+
+from tests.fakes.fuse import CONNECTIONS, FuseServer
+from tests.fakes.fuse_server import MS_PRIVATE, MS_REC, mount
+
+CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare came with 3.12 only
+MAY_BLOCK = ("watcher/procfs.py", "watcher/children.py")
+
+kernel_missing = pytest.StashKey[str]()  # why `kernel` tests cannot run; empty if they can
+
+
+def enter_mount_namespace() -> str:
+    """Give this process (its main thread, and all it starts) mounts of its own; or say what is missing for that."""
+    if os.geteuid() != 0:
+        return "needs root"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        return f"needs a mount namespace of its own: {os.strerror(ctypes.get_errno())}"
+    mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)  # else our mounts would spread to the host
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+        if not os.path.ismount(CONNECTIONS):
+            mount(b"fusectl", os.fsencode(CONNECTIONS), b"fusectl")
+    except OSError as error:
+        return f"needs FUSE: {error}"
+    return ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[kernel_missing] = enter_mount_namespace()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    missing = config.stash[kernel_missing]
+    return f"kernel tests: {'unavailable, ' + missing if missing else 'in a private mount namespace'}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = item.config.stash[kernel_missing]
+    if missing and item.get_closest_marker("kernel"):
+        if os.environ.get("CI", "").lower() in ("true", "1"):
+            pytest.fail(f"kernel test {missing}; with CI set it must not be skipped", pytrace=False)
+        pytest.skip(f"kernel test {missing}")
+
+
+class _Any(Container[str]):
+    """Every function's name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:  # blockbuster's signature asks for an iterable, and uses only `in`
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def blocking_calls() -> BlockBuster:
+    """The detector, not yet at work. It looks only at calls with a frame of `watcher` on the stack."""
+    detector = BlockBuster(["watcher"])
+    for function in detector.functions.values():
+        for module in MAY_BLOCK:
+            function.can_block_in(module, _Any())
+    return detector
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        yield
+        return
+    detector: BlockBuster = request.getfixturevalue("blocking_calls")
+    detector.activate()
+    try:
+        yield
+    finally:
+        detector.deactivate()
+
+
+@pytest.fixture
+def mount_dir(tmp_path: Path) -> Callable[..., bytes]:
+    """A function that makes a directory to mount on, of any name or relative path (str or bytes; default "mnt").
+
+    It lies under the test's own; given back is its absolute path, as bytes.
+    """
+
+    def make(name: str | bytes = b"mnt") -> bytes:
+        path = os.path.join(os.fsencode(tmp_path), os.fsencode(name))
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def fuse(tmp_path: Path) -> Iterator[FuseServer]:
+    """A FUSE server of the test's own. (After `tmp_path`, so that nothing is mounted there when that is removed.)"""
+    with FuseServer() as server:
+        yield server
+
+
+@pytest.fixture
+def descriptors() -> Callable[[], dict[int, str]]:
+    """A function that lists this process's open descriptors and what they are: compare before and after."""
+
+    def list_open() -> dict[int, str]:
+        gc.collect()
+        found = {}
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            try:
+                found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+            except FileNotFoundError:  # the listing's own
+                continue
+        return found
+
+    return list_open

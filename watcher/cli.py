@@ -1,0 +1,236 @@
+"""The command line: options, exit codes, and all that a person sees printed.
+
+Exit codes hold whatever happens: 0 ok, 1 warnings, 2 stale or missing, 3 usage, configuration or
+internal error, interruption. Heavy modules are imported where they are used: `--once` needs no Apprise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from watcher import __version__
+
+FAILURE = 3
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
+    """ "2s", "500ms": as in the configuration."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from watcher.config import parse_duration
+
+        try:
+            seconds = parse_duration(str(value))
+        except ValueError as e:
+            self.fail(f"{value!r}: {e}", param, ctx)
+        if not 0.05 <= seconds <= 300:
+            self.fail(f"{value!r} is not between 50ms and 5m", param, ctx)
+        return seconds
+
+
+class Refused(click.ClickException):
+    """The command cannot do what it is asked; each line of its text says why."""
+
+    exit_code = FAILURE
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.split("\n"):
+            click.echo(f"watcher: {line}", err=True)
+
+
+_config_option = click.option(
+    "--config", "config_path", metavar="FILE", help="Configuration file [default: /etc/mountwatch/config.toml]."
+)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_config_option
+@click.option("--once", is_flag=True, help="Look once, print a table, exit.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print JSON.")
+@click.option(
+    "--path", "paths", multiple=True, metavar="GLOB", help="With --once: only these mounts, and they must exist."
+)
+@click.option("--timeout", type=Duration(), metavar="TIME", help="With --once: how long a mount may take, such as 2s.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.version_option(__version__, prog_name="watcher")
+@click.pass_context
+def watcher(
+    ctx: click.Context,
+    config_path: str | None,
+    once: bool,
+    as_json: bool,
+    paths: tuple[str, ...],
+    timeout: float | None,
+    verbose: bool,
+) -> None:
+    """Tell within seconds when a remote mount goes stale.
+
+    Without a command, watches as a service until it is stopped.
+
+    Exit codes: 0 all ok; 1 warnings; 2 a mount is stale or missing; 3 usage, configuration or internal error.
+    """
+    ctx.obj = config_path
+    needs_once = [o for o, given in (("--json", as_json), ("--path", paths), ("--timeout", timeout)) if given]
+    if ctx.invoked_subcommand is not None:
+        if once or needs_once:
+            raise click.UsageError(f"{'--once' if once else needs_once[0]} does not go with {ctx.invoked_subcommand}")
+        return
+    if once:
+        ctx.exit(_once(config_path, as_json, paths, timeout))
+    if needs_once:
+        raise click.UsageError(f"{needs_once[0]} needs --once")
+    ctx.exit(_serve(config_path, verbose))
+
+
+def _serve(config_path: str | None, verbose: bool) -> int:
+    from watcher import daemon, log
+
+    log.set_up(os.environ, verbose=verbose)
+    return daemon.run(config_path, os.environ)
+
+
+def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeout: float | None) -> int:
+    from watcher import once, output
+    from watcher.config import ConfigError
+
+    progress = _Progress()
+
+    async def look() -> once.Findings:
+        settings, warnings = await once.load_settings(config_path, os.environ)
+        for warning in warnings:
+            click.echo(f"watcher: {warning}", err=True)
+        return await once.check(settings, paths=paths, timeout=timeout, environ=os.environ, progress=progress.show)
+
+    try:
+        findings = asyncio.run(look())
+    except ConfigError as e:
+        raise Refused(e.problems) from None
+    finally:
+        progress.clear()
+    code = output.exit_code(findings)
+    try:
+        if as_json:
+            click.echo(json.dumps(output.to_json(findings, socket.gethostname()), indent=2))
+        else:
+            _print_table(findings)
+        for line in output.unmatched_lines(findings):
+            click.echo(f"watcher: {line}", err=True)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _mute_stdout()  # the reader has seen enough; the verdict stands
+    return code
+
+
+def _print_table(findings: Any) -> None:
+    from rich.console import Console
+
+    from watcher import output
+
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=2000, no_color=True)  # a pipe has no width to fold at
+    if findings.states:
+        console.print(output.table(findings.states, width=console.width))
+        console.print()
+    console.print(output.summary(findings), markup=False)
+
+
+class _Progress:
+    """A line on stderr, on a terminal only, while mounts keep us waiting."""
+
+    def __init__(self) -> None:
+        self._enabled = sys.stderr.isatty()
+        self._calls = 0
+        self._shown = False
+
+    def show(self, waiting: Sequence[Any]) -> None:
+        from watcher.core.wording import count, name
+
+        self._calls += 1
+        if not self._enabled or self._calls < 3:
+            return
+        self._shown = True
+        line = f"waiting for {count(len(waiting), 'mount')}: {name(str(waiting[0]), 50)}"
+        click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            click.echo("\r\x1b[2K", nl=False, err=True)
+
+
+@watcher.command("check-config")
+@_config_option
+@click.pass_obj
+def check_config(outer: str | None, config_path: str | None) -> None:
+    """Check the configuration and every channel's URL; show the settings in force."""
+    from watcher.channels import check
+
+    problems = asyncio.run(check(config_path or outer, os.environ, click.echo))
+    if problems:
+        raise Refused(problems)
+
+
+@watcher.command("test-notify")
+@_config_option
+@click.argument("channel", required=False)
+@click.pass_context
+def test_notify(ctx: click.Context, config_path: str | None, channel: str | None) -> None:
+    """Send a test message to CHANNEL, or to all of them."""
+    from watcher.channels import send_test
+    from watcher.config import ConfigError
+
+    try:
+        failed = asyncio.run(send_test(config_path or ctx.obj, os.environ, channel, click.echo))
+    except ConfigError as e:
+        raise Refused(e.problems) from None
+    ctx.exit(1 if failed else 0)
+
+
+def _mute_stdout() -> None:
+    """So that the interpreter's own flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> NoReturn:
+    """The console script: click's exit code 2 and a traceback's 1 become 3."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        # Not standalone: what ctx.exit was given comes back as the result.
+        return int(watcher.main(prog_name="watcher", standalone_mode=False) or 0)
+    except click.ClickException as e:
+        e.show()
+        return FAILURE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("watcher: interrupted", err=True)
+        return FAILURE
+    except BrokenPipeError:
+        _mute_stdout()
+        return FAILURE
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        return FAILURE
+
+
+if __name__ == "__main__":
+    main()

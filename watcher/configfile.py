@@ -1,0 +1,152 @@
+"""The configuration file on disk: where it is, its text, and the last copy of it that was good.
+
+What its text means is `config`'s. A file on a network or FUSE file system (/etc/pve is one) is read
+by a child with a time limit, never here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from watcher import config, procfs, secrets
+from watcher.children import Children
+from watcher.config import Candidate, Channel, ConfigError, Parsed, Settings
+from watcher.core.mountinfo import mount_of
+from watcher.model import Mount
+
+READ_LIMIT = 5.0  # seconds for the child
+_SIZE_LIMIT = 1 << 22
+
+
+def may_hang(path: str, mounts: Sequence[Mount], fstypes: Sequence[str] = config.Watch().fstypes) -> bool:
+    """Whether `path`, or a link on the way to it, lies on a file system of these types (or an autofs trigger).
+
+    Follows links itself, and looks at nothing beyond the first such mount.
+    """
+
+    def remote(at: str) -> bool:
+        mount = mount_of(at, mounts)
+        return mount is not None and (
+            mount.fstype == "autofs" or any(fnmatchcase(mount.fstype, pattern) for pattern in fstypes)
+        )
+
+    at, rest, links = "/", path.split("/")[::-1], 0
+    while rest:
+        name = rest.pop()
+        if name in ("", "."):
+            continue
+        step = os.path.dirname(at) if name == ".." else f"{at.rstrip('/')}/{name}"
+        if remote(step):
+            return True
+        try:
+            link = os.readlink(step)
+        except OSError:
+            at = step
+            continue
+        links += 1
+        if links > 40:  # the kernel's own limit (MAXSYMLINKS)
+            return True
+        rest += link.split("/")[::-1]
+        at = "/" if link.startswith("/") else at
+    return False
+
+
+async def read_file(path: str, children: Children, mounts: Sequence[Mount]) -> bytes:
+    """A small file's content, wherever it lies. Raises OSError, TimeoutError among them."""
+    if not may_hang(path, mounts):
+        return procfs.read(path, _SIZE_LIMIT)  # a local disk
+    code, content = await children.capture(["cat", "--", path], timeout=READ_LIMIT, limit=_SIZE_LIMIT)
+    if code is None:
+        raise TimeoutError(110, f"no answer from its file system within {READ_LIMIT:g} s")
+    if code != 0:
+        raise OSError(5, "cannot be read (it lies on a network or FUSE file system)")
+    return content
+
+
+async def channel_url(channel: Channel, environ: Mapping[str, str], children: Children, mounts: Sequence[Mount]) -> str:
+    """The channel's URL, wherever the file that holds it lies. Raises SecretError, OSError."""
+    content = None
+    if channel.url_file is not None and may_hang(channel.url_file, mounts):
+        content = await read_file(channel.url_file, children, mounts)
+    return secrets.resolve_url(channel, environ, content)
+
+
+class ConfigFile:
+    """Reads the settings, strictly or as the service does."""
+
+    def __init__(self, explicit: str | None, environ: Mapping[str, str], children: Children) -> None:
+        candidate = config.search_path(environ, explicit)
+        # Children run in "/", and a message should name the file whoever reads it later.
+        self._candidate = candidate._replace(path=os.path.abspath(candidate.path))
+        self._defaults = config.defaults_for_user(os.geteuid(), environ)
+        self._children = children
+
+    @property
+    def candidate(self) -> Candidate:
+        return self._candidate
+
+    @property
+    def path(self) -> str:
+        return self._candidate.path
+
+    @property
+    def defaults(self) -> Settings:
+        return self._defaults
+
+    async def text(self, mounts: Sequence[Mount]) -> str | None:
+        """The file's text, None where there is no file and none was asked for. Raises ConfigError."""
+        try:
+            content = await read_file(self.path, self._children, mounts)
+        except FileNotFoundError:
+            if self._candidate.required:
+                raise self._candidate.absent() from None
+            return None
+        except OSError as e:
+            raise ConfigError([f"{self.path}: {e.strerror or e}"]) from None
+        return content.decode("utf-8", "surrogateescape")
+
+    def parse(self, text: str | None, *, strict: bool = False, name: str | None = None) -> Parsed:
+        """The settings that a text gives, the built-in ones for None. Raises ConfigError."""
+        if text is None:
+            return Parsed(self._defaults, [])
+        return config.parse(text, name or self.path, strict=strict, defaults=self._defaults)
+
+    def permission_warnings(self, settings: Settings, mounts: Sequence[Mount]) -> list[str]:
+        """Who else can read the files with secrets in them."""
+        warnings = []
+        for path in secrets.secret_files(settings, self.path):
+            if may_hang(path, mounts):
+                continue
+            try:
+                status = os.stat(path)  # noqa: TID251  # may_hang has said that it does not
+            except OSError:
+                continue  # said when the URL is needed
+            warnings += secrets.check_permissions(path, status.st_mode, status.st_gid, os.getegid())
+        return warnings
+
+
+class LastGood:
+    """The last configuration that could be used, beside the state: secrets may be in it."""
+
+    def __init__(self, state_path: str) -> None:
+        self.path = Path(state_path).with_name("config.last-good.toml")
+
+    def load(self) -> str | None:
+        try:
+            return self.path.read_text("utf-8", "surrogateescape")
+        except OSError:
+            return None
+
+    def save(self, text: str) -> None:
+        """Raises OSError."""
+        if self.load() == text:
+            return
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".config.")  # 0600
+        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as f:
+            f.write(text)
+        Path(temporary).rename(self.path)

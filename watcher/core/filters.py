@@ -1,0 +1,114 @@
+"""What is watched, what is only shown, and at which pace: file system types and mount patterns.
+
+A pattern is a shell glob in which `*` also matches `/`. It is matched against the mount point
+(`/mnt/*`), against `host:/mnt/*` or `ct:101:/mnt/*` when it names a namespace, and against the
+server when it starts with `server:`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import translate
+
+from watcher.model import HOST, Mount, Pace, Place
+
+# Kernel network file systems: the source names the server (nfs(5), mount.cifs(8), mount.ceph(8)).
+KERNEL_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph")
+# FUSE file systems whose source is [user@]host:path by their own mount helpers.
+_FUSE_REMOTE = ("fuse.sshfs", "fuse.glusterfs", "fuse.curlftpfs")
+_SMB = re.compile(r"^[/\\]{2}([^/\\]+)")
+_BRACKETED = re.compile(r"^\[([0-9A-Fa-f:.%\w]+)\]:")
+
+
+def server_of(fstype: str, source: str) -> str | None:
+    """The server's name as the source gives it ("nas01", "fe80::1"), None where there is none."""
+    if fstype in ("cifs", "smb3", "smbfs"):
+        return m[1] if (m := _SMB.match(source)) else None
+    if fstype == "ceph":
+        # "mon1:6789,mon2:6789:/path" or "user@fsid.fsname=/path": the cluster, not one monitor of it
+        cluster = source.split("@", 1)[-1].split("=", 1)[0].split(":/", 1)[0]
+        return cluster or None
+    if fstype in KERNEL_REMOTE or fstype in _FUSE_REMOTE:
+        host = source.split("@", 1)[-1] if fstype in _FUSE_REMOTE else source
+        if m := _BRACKETED.match(host):
+            return m[1]
+        name, colon, _ = host.partition(":")
+        return name if colon and name and "/" not in name else None
+    return None
+
+
+def _any_of(globs: Iterable[str]) -> Callable[[str], bool]:
+    patterns = [translate(glob) for glob in globs]
+    if not patterns:
+        return lambda _: False
+    match = re.compile("|".join(patterns)).match
+    return lambda text: match(text) is not None
+
+
+class MountPatterns:
+    """A list of mount patterns, compiled."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        plain, qualified, servers = [], [], []
+        for glob in globs:
+            if glob.startswith("server:"):
+                servers.append(glob.removeprefix("server:"))
+            elif glob.startswith((f"{HOST}:", "ct:")):
+                qualified.append(glob)
+            else:
+                plain.append(glob)
+        self._plain, self._qualified, self._server = _any_of(plain), _any_of(qualified), _any_of(servers)
+
+    def match(self, place: Place, server: str | None) -> bool:
+        return (
+            self._plain(place.mount_point)
+            or self._qualified(f"{place.namespace}:{place.mount_point}")
+            or (server is not None and self._server(server))
+        )
+
+
+class Filter:
+    """The [watch], [probe] and [[override]] sections, ready to be asked about mounts."""
+
+    def __init__(
+        self,
+        *,
+        fstypes: Sequence[str],
+        include: Sequence[str],
+        exclude: Sequence[str],
+        show_only: Sequence[str],
+        pace: Pace,
+        overrides: Sequence[tuple[Sequence[str], Mapping[str, float]]] = (),
+    ) -> None:
+        self._fstype = _any_of(fstypes)
+        self._include, self._exclude = MountPatterns(include), MountPatterns(exclude)
+        self._show_only_type = _any_of(p for p in show_only if not _is_mount_pattern(p))
+        self._show_only_place = MountPatterns(p for p in show_only if _is_mount_pattern(p))
+        self._pace = pace
+        self._overrides = [(MountPatterns(globs), changes) for globs, changes in overrides]
+
+    def watches(self, namespace: str, mount: Mount) -> bool:
+        # An autofs trigger is never asked: statfs would mount what it stands for.
+        if mount.fstype == "autofs" or not self._fstype(mount.fstype):
+            return False
+        place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)
+        return self._include.match(place, server) and not self._exclude.match(place, server)
+
+    def shows_only(self, namespace: str, mount: Mount) -> bool:
+        """Shown and probed, never alarmed."""
+        place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)
+        return self._show_only_type(mount.fstype) or self._show_only_place.match(place, server)
+
+    def pace(self, namespace: str, mount: Mount) -> Pace:
+        """The [probe] settings for this mount; of several overrides the later wins, key by key."""
+        place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)
+        changes: dict[str, float] = {}
+        for patterns, wanted in self._overrides:
+            if patterns.match(place, server):
+                changes.update(wanted)
+        return self._pace._replace(**changes) if changes else self._pace
+
+
+def _is_mount_pattern(pattern: str) -> bool:
+    return pattern.startswith("/") or ":" in pattern

@@ -1,0 +1,168 @@
+"""Transitions grouped into incidents: one per server or superblock, not one per mount.
+
+Times are seconds since the epoch, since an incident may outlive the process. What is told of an
+incident, to whom and when, is decided in `outbox`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from watcher.core.filters import server_of
+from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Superblock, Transition
+
+MemberKey = tuple[Kind, Superblock]
+
+
+class Condition(enum.StrEnum):
+    """How a member of an incident stands."""
+
+    DOWN = "down"
+    OK = "ok"
+    GONE = "gone"  # no longer mounted: not a recovery
+    REMOUNTED = "remounted"
+
+
+_AFTER = {
+    Change.BEGAN: Condition.DOWN,
+    Change.ENDED: Condition.OK,
+    Change.GONE: Condition.GONE,
+    Change.REMOUNTED: Condition.REMOUNTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One superblock's part in an incident."""
+
+    kind: Kind
+    subject: Subject
+    condition: Condition
+    since: float  # when it began to fail
+    changed: float  # when it came into this condition
+    cause: Cause | None = None
+    error: str = ""
+    stack: tuple[str, ...] = ()
+    reason: str = ""
+    slot: int = 0  # its number within the incident, kept when another mount takes its place
+
+    @property
+    def key(self) -> MemberKey:
+        return self.kind, self.subject.superblock
+
+    def stands_at(self, places: Collection[Place]) -> bool:
+        return any(place in places for place in self.subject.places)
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """What one cause, as far as we can tell, has brought down."""
+
+    number: int
+    group: str
+    server: str | None
+    opened: float
+    members: tuple[Member, ...]
+    closed: float | None = None
+
+    @property
+    def down(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.condition is Condition.DOWN)
+
+    @property
+    def since(self) -> float:
+        return min(m.since for m in self.members)
+
+    def with_member(self, member: Member, now: float, *, replacing: MemberKey | None = None) -> Incident:
+        """The incident with this member's new condition; closed when nothing of it is down any more."""
+        target = replacing or member.key
+        slot = next((m.slot for m in self.members if m.key == target), None)
+        if slot is None:
+            members = (*self.members, replace(member, slot=len(self.members)))
+        else:
+            taken = replace(member, slot=slot)
+            members = tuple(taken if m.slot == slot else m for m in self.members)
+        still_down = any(m.condition is Condition.DOWN for m in members)
+        return replace(self, members=members, closed=None if still_down else now)
+
+
+def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
+    """(group, server): what shares a cause. A container's FUSE mount cannot claim a server of the host's."""
+    if kind is Kind.WATCHER:
+        return "watcher", None
+    server = server_of(subject.fstype, subject.source)
+    fuse = subject.fstype.startswith("fuse")
+    if server is not None and (not fuse or all(p.namespace == HOST for p in subject.places)):
+        return f"server {server}", server
+    return "superblock " + " ".join(subject.superblock), server
+
+
+class Incidents:
+    """The incidents that are open, or closed but not yet told to everyone."""
+
+    def __init__(self, incidents: Iterable[Incident] = ()) -> None:
+        self._all = {i.number: i for i in incidents}
+        self._last = max(self._all, default=0)
+
+    def __iter__(self) -> Iterator[Incident]:
+        return iter(list(self._all.values()))
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def open(self) -> list[Incident]:
+        return [i for i in self._all.values() if i.closed is None]
+
+    def apply(self, transition: Transition, *, now: float, wall: float) -> Incident | None:
+        """Take a transition in; give the incident that changed. `now` is the transition's clock, `wall` the epoch."""
+        at = wall - (now - transition.at)
+        member = Member(
+            transition.kind,
+            transition.subject,
+            _AFTER[transition.change],
+            since=wall - (now - transition.since),
+            changed=at,
+            cause=transition.cause,
+            error=transition.error,
+            stack=transition.stack,
+            reason=transition.reason,
+        )
+        changed = self._began(member, at) if transition.change is Change.BEGAN else self._ended(member, at)
+        if changed is not None:
+            self._all[changed.number] = changed
+        return changed
+
+    def _began(self, member: Member, at: float) -> Incident:
+        group, server = group_of(member.subject, member.kind)
+        for incident in self.open:
+            if incident.group == group:
+                return incident.with_member(member, at)
+        for incident in self._all.values():
+            # Mounted anew in the place of a dead one, and dead itself: the same trouble goes on.
+            for old in incident.members:
+                if old.condition is Condition.GONE and old.kind is member.kind and old.stands_at(member.subject.places):
+                    return incident.with_member(replace(member, since=old.since), at, replacing=old.key)
+        self._last += 1
+        return Incident(self._last, group, server, at, (member,))
+
+    def _ended(self, member: Member, at: float) -> Incident | None:
+        for incident in self._all.values():
+            for old in incident.members:
+                same = old.key == member.key and old.condition is Condition.DOWN
+                moved = (
+                    member.condition is Condition.REMOUNTED
+                    and old.condition is Condition.GONE
+                    and old.kind is member.kind
+                    and old.stands_at(member.subject.places)
+                )
+                if same or moved:
+                    kept = replace(old, condition=member.condition, changed=at, reason=member.reason or old.reason)
+                    return incident.with_member(kept, at)
+        return None  # what was never told of does not end
+
+    def drop(self, number: int) -> None:
+        """Forget an incident of which everyone knows the end."""
+        self._all.pop(number, None)

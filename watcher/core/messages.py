@@ -1,0 +1,281 @@
+"""An incident as a message: title and body in plain text, at most twelve lines, composed at send time.
+
+The words are for an administrator at three in the morning: what, where, since when, why, what to do.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.mountinfo import option
+from watcher.core.outbox import LATE_AFTER, News, Topic
+from watcher.core.wording import cause_words, count, duration, name, place_name, printable
+from watcher.model import HOST, Cause, Kind, Place, Subject
+
+MAX_LINES = 12
+MAX_PLACES = 6  # lines of places; the rest is counted
+
+Local = Callable[[float], datetime]  # epoch seconds -> local time with its zone
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    title: str
+    body: str
+    type: str  # Apprise's: failure, warning, success, info
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who tells, to which channel, and how it kept time."""
+
+    host: str
+    channel: str
+    unreachable_since: float | None = None  # the first of the attempts that failed, if any did
+
+
+def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Local) -> Message:
+    """`told_down`: how many members the channel believes to be down."""
+    incident, topic = news.incident, news.topic
+    head = f"{name(sender.host, 40)}: "
+    late = _late_line(news, sender, now, local)
+    if incident.group == "watcher":
+        return _own(incident, head, late)
+    if topic in (Topic.PROBLEM, Topic.UPDATE):
+        lines = _problem_lines(incident, now, local)
+        title = _mark(incident) + head + _what(incident.down, incident.server)
+        if topic is Topic.UPDATE and len(incident.down) > told_down:
+            title += f" ({len(incident.down) - told_down} more)"
+        kind = "failure" if _is_stale(incident.down) else "warning"
+        return _message(title, lines, late, kind)
+    lines = _ended_lines(incident)
+    span = _span(incident, local)
+    if topic is Topic.PARTIAL:
+        back = [m for m in incident.members if m.condition is not Condition.DOWN]
+        title = f"🟢 {head}{_who(back, incident.server)} ok after {duration(_end(incident) - incident.since)} ({span})"
+        title += f", {len(back)} of {len(incident.members)}"
+        return _message(title, lines, late, "warning")
+    if topic is Topic.LATE:
+        title = f"⚪ {head}{_who(incident.members, incident.server)} was {_causes(incident.members)} {span}, told late"
+        return _message(title, lines, late, "info")
+    outcome, mark, kind = _outcome(incident)
+    title = f"{mark} {head}{_who(incident.members, incident.server)} {outcome} "
+    title += f"after {duration(_end(incident) - incident.since)} ({span})"
+    return _message(title, lines, late, kind)
+
+
+def _own(incident: Incident, head: str, late: str) -> Message:
+    """About the watcher itself."""
+    if incident.down:
+        return _message(
+            f"🟠 {head}watcher needs attention", [name(m.error, 400) for m in incident.down], late, "warning"
+        )
+    return _message(f"🟢 {head}watcher is in order again", ["Its configuration can be used again"], late, "success")
+
+
+def _message(title: str, lines: list[str], late: str, kind: str) -> Message:
+    if late:
+        lines = [*lines[: MAX_LINES - 1], late]
+    return Message(title, "\n".join(lines[:MAX_LINES]), kind)
+
+
+def test_message(host: str, channel: str) -> Message:
+    """What `watcher test-notify` sends."""
+    return Message(
+        f"🔔 {name(host, 40)}: test message of watcher",
+        f"Channel {name(channel, 64)} works: alarms and recoveries will look like this.",
+        "info",
+    )
+
+
+# ---- the title's parts
+
+
+def _is_stale(members: Sequence[Member]) -> bool:
+    return any(m.kind is Kind.STALE for m in members)
+
+
+def _mark(incident: Incident) -> str:
+    return "🔴 " if _is_stale(incident.down) else "🟠 "
+
+
+def _places(members: Sequence[Member]) -> list[tuple[Place, Member]]:
+    return [(place, m) for m in members for place in m.subject.places]
+
+
+def _place(place: Place, subject: Subject) -> str:
+    return place_name(place, dict(subject.names).get(place.namespace, ""))
+
+
+def _who(members: Sequence[Member], server: str | None) -> str:
+    """The one place, or the server that they share."""
+    places = _places(members)
+    if len(places) == 1:
+        return _place(places[0][0], places[0][1].subject)
+    if server is not None:
+        return name(server)
+    return f"{_place(places[0][0], places[0][1].subject)} and {len(places) - 1} more" if places else "mount"
+
+
+def _causes(members: Sequence[Member]) -> str:
+    words = list(dict.fromkeys(cause_words(m.kind, m.cause, m.error) for m in members))
+    return " / ".join(words[:3])
+
+
+def _what(members: Sequence[Member], server: str | None) -> str:
+    places = _places(members)
+    text = f"{_who(members, server)} {_causes(members)}"
+    return text if len(places) == 1 else f"{text}, {count(len(places), 'mount')}"
+
+
+def _outcome(incident: Incident) -> tuple[str, str, str]:
+    conditions = {m.condition for m in incident.members}
+    if conditions == {Condition.GONE}:
+        reasons = list(dict.fromkeys(m.reason for m in incident.members if m.reason))
+        return " / ".join(reasons) or "unmounted", "⚪", "info"
+    if Condition.REMOUNTED in conditions and Condition.OK not in conditions:
+        return "remounted, ok", "🟢", "success"
+    kinds = {m.kind for m in incident.members}
+    if kinds == {Kind.READONLY}:
+        return "writable again", "🟢", "success"
+    if kinds == {Kind.VANISHED}:
+        return "mounted again", "🟢", "success"
+    return "ok", "🟢", "success"
+
+
+def _end(incident: Incident) -> float:
+    return max((m.changed for m in incident.members if m.condition is not Condition.DOWN), default=incident.opened)
+
+
+# ---- the body's lines
+
+
+def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
+    down = incident.down
+    lines = [f"Since {_clock(incident.since, now, local)}"]
+    lines += _place_lines(down, with_cause=len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1)
+    lines.append(_source_line(down[0]))
+    if why := _why(down):
+        lines.append(why)
+    lines += _advice(down[0], incident.server)
+    return lines
+
+
+def _place_lines(members: Sequence[Member], *, with_cause: bool = False, lead: str = "") -> list[str]:
+    lines = []
+    places = _places(members)
+    for place, member in places[:MAX_PLACES]:
+        text = _place(place, member.subject)
+        text = f"host {text}" if place.namespace == HOST else text
+        if storage := _pve_storage(place):
+            text += f" (PVE storage {storage})"
+        if with_cause:
+            text += f" {cause_words(member.kind, member.cause, member.error)}"
+        text = lead + text
+        lines.append(text[:1].upper() + text[1:])
+    if len(places) > MAX_PLACES:
+        lines.append(f"and {count(len(places) - MAX_PLACES, 'more mount').replace('mounts', 'mounts')}")
+    return lines
+
+
+def _pve_storage(place: Place) -> str:
+    """PVE mounts a storage at /mnt/pve/<storage id> and nothing else there."""
+    if place.namespace == HOST and place.mount_point.startswith("/mnt/pve/"):
+        return name(place.mount_point.removeprefix("/mnt/pve/"), 40)
+    return ""
+
+
+def _source_line(member: Member) -> str:
+    subject = member.subject
+    return f"{name(subject.source)}; {describe_type(subject.fstype, subject.options)}"
+
+
+def describe_type(fstype: str, options: str) -> str:
+    """ "NFS 4.2 hard", "SMB 3.1.1", "fuse.sshfs"."""
+    if fstype in ("nfs", "nfs4"):
+        version = option(options, "vers") or ""
+        firmness = next((w for w in ("softerr", "soft", "hard") if option(options, w) is not None), "")
+        return " ".join(part for part in ("NFS", version, firmness) if part)
+    if fstype in ("cifs", "smb3"):
+        return f"SMB {option(options, 'vers') or ''}".strip()
+    return printable(fstype)
+
+
+def _why(down: Sequence[Member]) -> str:
+    member = down[0]
+    if not member.error or member.kind is not Kind.STALE:
+        return ""
+    text = member.error[:1].upper() + member.error[1:]
+    if member.stack:
+        text += f"; hangs in {' < '.join(member.stack[:3])}"
+    return text
+
+
+def _advice(member: Member, server: str | None) -> list[str]:
+    """What to do first. Commands are to be copied, so paths are quoted for a shell."""
+    if not member.subject.places or member.subject.places[0].namespace != HOST:
+        return []
+    path = member.subject.places[0].mount_point
+    if not path.isprintable() or len(path) > 200:
+        return []
+    quoted, fuse = shlex.quote(path), member.subject.fstype.startswith("fuse")
+    who = name(server) if server else "its server"
+    remount = f"Do: umount -l {quoted}; mount {quoted}"
+    if member.kind is not Kind.STALE:
+        return []
+    match member.cause:
+        case Cause.TIMEOUT if fuse:
+            return [f"Do: see to the process that serves it; to give it up: umount -l {quoted}"]
+        case Cause.TIMEOUT if member.subject.fstype in ("nfs", "nfs4") and option(member.subject.options, "hard") == "":
+            return [f"Do: revive {who}; hard mounts resume alone"]
+        case Cause.TIMEOUT:
+            return [f"Do: revive {who}"]
+        case Cause.STALE_HANDLE:
+            return [remount]
+        case Cause.DISCONNECTED if fuse:
+            return [f"Do: umount -l {quoted}, then start what mounts it again"]
+        case Cause.REFUSED:
+            return [f"Do: see on {who} whether this host may still use {name(member.subject.source)}"]
+        case _:
+            return [f"Do: see dmesg here, and {who}"]
+
+
+def _ended_lines(incident: Incident) -> list[str]:
+    groups = {
+        "Ok: ": [m for m in incident.members if m.condition is Condition.OK],
+        "Remounted: ": [m for m in incident.members if m.condition is Condition.REMOUNTED],
+        "No longer mounted: ": [m for m in incident.members if m.condition is Condition.GONE],
+    }
+    lines = []
+    for lead, members in groups.items():
+        if members:
+            lines += _place_lines(members, lead=lead)
+    if incident.down:
+        lines += _place_lines(incident.down, with_cause=True, lead="🔴 Still: ")
+        lines += _advice(incident.down[0], incident.server)
+    return lines
+
+
+def _late_line(news: News, sender: Sender, now: float, local: Local) -> str:
+    if now - news.due < LATE_AFTER:
+        return ""
+    if sender.unreachable_since is None:
+        return "Told late"
+    return f"Told late: {name(sender.channel, 40)} unreachable from {local(sender.unreachable_since):%H:%M} on"
+
+
+def _clock(wall: float, now: float, local: Local) -> str:
+    moment = local(wall)
+    day = "" if local(now).date() == moment.date() else f"{moment:%Y-%m-%d} "
+    return f"{day}{moment:%H:%M:%S %Z}".rstrip()
+
+
+def _span(incident: Incident, local: Local) -> str:
+    began, ended = local(incident.since), local(_end(incident))
+    if began.date() != ended.date():
+        return f"{began:%Y-%m-%d %H:%M}–{ended:%Y-%m-%d %H:%M}"
+    return f"{began:%H:%M}–{ended:%H:%M}"

@@ -1,0 +1,111 @@
+"""What a channel must still be told, given what it was told last and the incidents as they are.
+
+Decided against the ledger, never against what happened in between: an alarm that was told is always
+followed up, a recovery is never told for an alarm that was not (Alertmanager's notification log).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from watcher.core.incidents import Condition, Incident, Member
+
+REMOUNT_WAIT = 10.0  # an unmounted mount is given this long to come back before it is told as gone
+LATE_AFTER = 60.0  # a message this much behind its time says that it is late
+BACKOFF_FIRST, BACKOFF_LAST = 1.0, 600.0
+
+
+class Topic(enum.StrEnum):
+    """What a message says."""
+
+    PROBLEM = "problem"
+    UPDATE = "update"  # more mounts of the same cause
+    PARTIAL = "partial"  # some are back
+    RECOVERED = "recovered"
+    CLOSED = "closed"  # unmounted, container stopped: over, but not ok
+    LATE = "late"  # began and ended while the channel could not be reached
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An entry of the ledger: how the members of an incident stood when the channel was last told."""
+
+    conditions: Mapping[int, Condition]  # by the member's slot
+    at: float
+
+    @property
+    def down(self) -> set[int]:
+        return {k for k, c in self.conditions.items() if c is Condition.DOWN}
+
+
+class News(NamedTuple):
+    """Something to tell a channel, from `due` on."""
+
+    incident: Incident
+    topic: Topic
+    due: float
+
+
+def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News | None:
+    """What the channel does not know yet of this incident; None where it knows all that matters."""
+    if told is None:
+        if incident.closed is None:
+            return News(incident, Topic.PROBLEM, incident.opened + group_wait)
+        if incident.closed - incident.opened < group_wait:
+            return None  # over before it was worth a word
+        return News(incident, Topic.LATE, max(incident.closed, _settled(incident.members)))
+    now_down = {m.slot for m in incident.down}
+    more = [m for m in incident.down if m.slot not in told.down]
+    ended = [m for m in incident.members if m.slot in told.down - now_down]
+    if not now_down:
+        if not ended:
+            return None
+        topic = Topic.CLOSED if all(m.condition is Condition.GONE for m in ended) else Topic.RECOVERED
+        return News(incident, topic, _settled(ended))
+    if more:
+        return News(incident, Topic.UPDATE, min(m.changed for m in more) + group_wait)
+    if ended:
+        return News(incident, Topic.PARTIAL, max(_settled(ended), min(m.changed for m in ended) + group_wait))
+    return None
+
+
+def _settled(ended: Iterable[Member]) -> float:
+    """When it is clear how these ended: what was unmounted may be mounted again at once."""
+    return max(m.changed + (REMOUNT_WAIT if m.condition is Condition.GONE else 0.0) for m in ended)
+
+
+def is_expired(news: News, told: Told | None, *, now: float, max_age: float) -> bool:
+    """Only what the channel has heard nothing of grows too old; what it was told is always followed up."""
+    return told is None and news.incident.closed is not None and now - news.incident.closed > max_age
+
+
+def pending(
+    incidents: Iterable[Incident], ledger: Mapping[int, Told], *, now: float, group_wait: float, max_age: float
+) -> list[News]:
+    """All news for one channel, what is due first in front."""
+    found = []
+    for incident in incidents:
+        told = ledger.get(incident.number)
+        news = news_of(incident, told, group_wait=group_wait)
+        if news is not None and not is_expired(news, told, now=now, max_age=max_age):
+            found.append(news)
+    return sorted(found, key=lambda n: (n.due, n.incident.number))
+
+
+def told_now(incident: Incident, now: float) -> Told:
+    """The ledger's entry once a message composed from this incident has been delivered."""
+    return Told({m.slot: m.condition for m in incident.members}, now)
+
+
+def retry_after(attempt: int, asked_for: float | None, jitter: float) -> float:
+    """Seconds until the next attempt. `attempt` counts from 1, `jitter` is in [0, 1).
+
+    What the receiver asks for is honoured, up to the longest pause of our own times six.
+    """
+    pause = min(BACKOFF_LAST, BACKOFF_FIRST * 2.0 ** min(attempt - 1, 20)) * (0.75 + 0.5 * jitter)
+    if asked_for is not None:
+        pause = max(pause, min(asked_for, 6 * BACKOFF_LAST))
+    return pause

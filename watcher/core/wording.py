@@ -1,0 +1,114 @@
+"""How things are named to people: printable text, durations, sizes, places, causes.
+
+Everything that a person reads passes through `printable` first: names come from mount tables that
+others can write to.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from watcher.model import HOST, Cause, Kind, Place
+
+NAME_WIDTH = 80  # characters of a name in a message or a log line; the middle is left out
+# Cc, Cf (bidirectional controls, zero width), Cs (undecodable bytes), Co, Cn, Zl, Zp: nothing a person should get raw
+_UNPRINTABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+# Chat services read these as calls to all members, whoever sent them.
+_MENTION = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b)", re.IGNORECASE)
+
+CAUSES = {
+    Cause.TIMEOUT: "NO ANSWER",
+    Cause.STALE_HANDLE: "STALE HANDLE",
+    Cause.DISCONNECTED: "FUSE PROCESS DEAD",
+    Cause.IO_ERROR: "I/O ERROR",
+    Cause.IMPLAUSIBLE: "IMPLAUSIBLE ANSWER",
+    Cause.REFUSED: "REFUSED",
+    Cause.VANISHED: "NOT MOUNTED",
+    Cause.ERROR: "ERROR",
+}
+
+
+def printable(text: str) -> str:
+    """Text without control characters: each stands as \\xNN, \\uNNNN or \\n; a backslash stays as it is."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if char in "\n\t\r":
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[char]
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def is_lossy(path: str) -> bool:
+    """Whether `printable` changes it, so that the bytes must stand beside it."""
+    return printable(path) != path
+
+
+def shorten(text: str, width: int = NAME_WIDTH) -> str:
+    """At most `width` characters; what is left out is the middle, since both ends of a path tell most."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def name(text: str, width: int = NAME_WIDTH) -> str:
+    """A name from outside, fit for a message."""
+    return _MENTION.sub("@\u2060", shorten(printable(text), width))
+
+
+def place_name(place: Place, container: str = "") -> str:
+    """ "/mnt/nas" on the host, "CT 105 arr /data" in a container."""
+    if place.namespace == HOST:
+        return name(place.mount_point)
+    number = place.namespace.removeprefix("ct:")
+    return " ".join(part for part in ("CT", number, name(container, 30), name(place.mount_point)) if part)
+
+
+def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:
+    """The words in capitals for what is wrong."""
+    if kind is Kind.READONLY:
+        return "READ-ONLY"
+    if kind is Kind.VANISHED:
+        return CAUSES[Cause.VANISHED]
+    if cause is Cause.ERROR and error:
+        return f"ERROR {error}"
+    return CAUSES[cause] if cause else "STALE"
+
+
+def duration(seconds: float) -> str:
+    """In words: "45 s", "43 min", "3 h 5 min", "2 d 4 h"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def size(count: int) -> str:
+    """Bytes in binary units with three figures: "1.82 TiB"."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1000 or unit == "PiB":
+            digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
+            return f"{value:.{digits}f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,286 @@
+"""Drives `core.outbox`: for each channel, in order and with back-off, one courier at a time.
+
+What was told lives in the ledger, and an entry is written only when the courier has said that the
+message was delivered. Channels do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from random import random
+from time import time
+from typing import Any
+
+import anyio
+
+from watcher.children import Child, Children
+from watcher.core import messages, outbox
+from watcher.core.incidents import Incidents
+from watcher.core.messages import Message
+from watcher.core.outbox import News, Told
+
+log = logging.getLogger(__name__)
+
+_COURIER = str(Path(__file__).with_name("courier.py"))
+SEND_LIMIT = 60.0  # seconds for one message; SMTP and slow webhooks answer within 30
+
+
+class UnresolvedURL(Exception):
+    """A channel's URL cannot be had just now; the text says why and does not hold it."""
+
+
+Resolve = Callable[[], Awaitable[str]]  # gives the URL, or raises UnresolvedURL
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How an attempt ended."""
+
+    ok: bool
+    error: str = ""
+    retry_after: float | None = None
+
+
+class Courier:
+    """The child that holds Apprise, for as long as one channel has something to tell."""
+
+    def __init__(self, children: Children, env: Mapping[str, str]) -> None:
+        self._children = children
+        self._env = env
+        self._child: Child | None = None
+        self._rest = b""
+
+    async def send(self, url: str, message: Message) -> Delivery:
+        """Deliver one message. Failures are data: never raises but for cancellation."""
+        answer = await self._ask(
+            {"op": "send", "url": url, "title": message.title, "body": message.body, "type": message.type}
+        )
+        after = answer.get("retry_after")
+        return Delivery(
+            bool(answer.get("ok")),
+            str(answer.get("error", "")),
+            float(after) if isinstance(after, int | float) else None,
+        )
+
+    async def check(self, url: str) -> tuple[str, str]:
+        """(service, error): whether Apprise takes a URL; nothing is sent."""
+        answer = await self._ask({"op": "check", "url": url})
+        if answer.get("ok"):
+            return str(answer.get("service") or "Apprise"), ""
+        return "", str(answer.get("error") or "Apprise does not take it")
+
+    async def _ask(self, request: dict[str, str]) -> dict[str, Any]:
+        try:
+            if self._child is None or self._child.exited:
+                self._child = await self._children.spawn([sys.executable, "-P", _COURIER], self._env)
+                self._rest = b""
+            self._child.write(json.dumps(request).encode() + b"\n")
+            async with asyncio.timeout(SEND_LIMIT):
+                line = await self._line(self._child)
+            answer = json.loads(line)
+        except TimeoutError:
+            self.close()
+            return {"ok": False, "error": f"no answer within {SEND_LIMIT:g} s"}
+        except (OSError, ValueError) as e:
+            self.close()
+            return {"ok": False, "error": f"cannot run Apprise: {e}"}
+        if not isinstance(answer, dict):
+            return {"ok": False, "error": "cannot run Apprise: it answers nonsense"}
+        return answer
+
+    async def _line(self, child: Child) -> bytes:
+        while b"\n" not in self._rest:
+            chunk = await child.read()
+            if not chunk:
+                raise ChildProcessError("its process ended")
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def close(self) -> None:
+        """Kill it: after its last answer it has nothing left to do, and before it is hung."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+
+@dataclass(slots=True)
+class Channel:
+    """One channel's way and its luck with it."""
+
+    name: str
+    resolve: Resolve
+    attempt: int = 0
+    failing_since: float | None = None
+    retry_at: float = 0.0
+    last_error: str = ""
+    ledger: dict[int, Told] = field(default_factory=dict)
+    kicked: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+
+class Sender:
+    """Tells every channel what it does not know yet."""
+
+    def __init__(
+        self,
+        incidents: Incidents,
+        children: Children,
+        *,
+        host: str,
+        env: Mapping[str, str],
+        group_wait: float,
+        max_age: float,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._incidents = incidents
+        self._children = children
+        self._host = host
+        self._env = env
+        self._group_wait = group_wait
+        self._max_age = max_age
+        self._clock = clock
+        self._channels: dict[str, Channel] = {}
+        self._changed = anyio.Event()
+
+    def configure(self, channels: Mapping[str, Resolve], *, group_wait: float, max_age: float) -> None:
+        """Tell these channels from now on; a channel that keeps its name keeps what it was told."""
+        self._group_wait, self._max_age = group_wait, max_age
+        for gone in set(self._channels) - set(channels):
+            self._channels.pop(gone).scope.cancel()
+        for name, resolve in channels.items():
+            if name in self._channels:
+                self._channels[name].resolve = resolve
+                self._channels[name].retry_at = 0.0  # it may have been mended by this very change
+            else:
+                self._channels[name] = Channel(name, resolve)
+        self._changed.set()
+        self.kick()
+
+    def kick(self) -> None:
+        """The incidents have changed."""
+        self._forget_settled()
+        for channel in self._channels.values():
+            channel.kicked.set()
+
+    async def run(self) -> None:
+        """Serve the channels until cancelled."""
+        served: set[int] = set()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._changed = anyio.Event()
+                for channel in self._channels.values():
+                    if id(channel) not in served:
+                        served.add(id(channel))
+                        tasks.start_soon(self._serve, channel, name=f"channel {channel.name}")
+                await self._changed.wait()
+
+    @property
+    def failing(self) -> list[str]:
+        """The channels whose last attempt failed."""
+        return [c.name for c in self._channels.values() if c.failing_since is not None]
+
+    # ---- one channel
+
+    async def _serve(self, channel: Channel) -> None:
+        with channel.scope:
+            while True:
+                channel.kicked = anyio.Event()
+                pause = self._pause(channel)
+                if pause is None or pause > 0:
+                    with anyio.move_on_after(pause):
+                        await channel.kicked.wait()
+                else:
+                    await self._deliver(channel)
+
+    def _pending(self, channel: Channel) -> list[News]:
+        return outbox.pending(
+            self._incidents,
+            channel.ledger,
+            now=self._clock(),
+            group_wait=self._group_wait,
+            max_age=self._max_age,
+        )
+
+    def _pause(self, channel: Channel) -> float | None:
+        """Seconds until there is something to send; None while there is nothing."""
+        pending = self._pending(channel)
+        return max(pending[0].due, channel.retry_at) - self._clock() if pending else None
+
+    async def _deliver(self, channel: Channel) -> None:
+        """Send all that is due, through one courier, until nothing is due or one attempt fails."""
+        courier = Courier(self._children, self._env)
+        try:
+            while (pending := self._pending(channel)) and pending[0].due <= self._clock():
+                if not await self._attempt(channel, courier, pending[0]):
+                    return
+        finally:
+            courier.close()
+            self._forget_settled()
+
+    async def _attempt(self, channel: Channel, courier: Courier, news: News) -> bool:
+        told = channel.ledger.get(news.incident.number)
+        now = self._clock()
+        message = messages.compose(
+            news,
+            len(told.down) if told else 0,
+            messages.Sender(self._host, channel.name, channel.failing_since),
+            now=now,
+            local=local_time,
+        )
+        entry = outbox.told_now(news.incident, now)  # as composed: it may change while it is sent
+        try:
+            url = await channel.resolve()
+        except UnresolvedURL as e:
+            delivery = Delivery(False, str(e))
+        else:
+            delivery = await courier.send(url, message)
+        if delivery.ok:
+            channel.ledger[news.incident.number] = entry
+            self._succeeded(channel, message)
+        else:
+            self._failed(channel, delivery)
+        return delivery.ok
+
+    def _succeeded(self, channel: Channel, message: Message) -> None:
+        again = f" (after {channel.attempt} failed attempts)" if channel.attempt else ""
+        log.info("told %s%s: %s", channel.name, again, message.title)
+        channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""
+
+    def _failed(self, channel: Channel, delivery: Delivery) -> None:
+        now = self._clock()
+        channel.attempt += 1
+        channel.failing_since = channel.failing_since or now
+        channel.last_error = delivery.error
+        pause = outbox.retry_after(channel.attempt, delivery.retry_after, random())
+        channel.retry_at = now + pause
+        log.warning(
+            "could not tell %s (attempt %d, next in %.0f s): %s", channel.name, channel.attempt, pause, delivery.error
+        )
+
+    def _forget_settled(self) -> None:
+        """Drop the incidents of which every channel knows the end."""
+        now = self._clock()
+        for incident in self._incidents:
+            if incident.closed is None:
+                continue
+            waiting = any(
+                outbox.pending([incident], c.ledger, now=now, group_wait=self._group_wait, max_age=self._max_age)
+                for c in self._channels.values()
+            )
+            if not waiting and now - incident.closed > outbox.REMOUNT_WAIT:
+                self._incidents.drop(incident.number)
+                for channel in self._channels.values():
+                    channel.ledger.pop(incident.number, None)
+
+
+def local_time(wall: float) -> datetime:
+    """Epoch seconds as local time with its zone."""
+    return datetime.fromtimestamp(wall).astimezone()

@@ -1,0 +1,276 @@
+"""Value types that travel between the parts: mounts, probes, events, transitions.
+
+Nothing here does I/O, reads a clock or imports another module of the project.
+Paths are `str` decoded with surrogateescape (PEP 383); times named `now`, `started`
+or `since` are seconds of the monotonic clock, `wall` is seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+HOST = "host"  # the namespace that the watcher itself runs in; a container is "ct:<id>"
+
+
+class Mount(NamedTuple):
+    """One line of /proc/<pid>/mountinfo (proc_pid_mountinfo(5)), unescaped."""
+
+    mount_id: int
+    parent_id: int
+    device: str  # "major:minor" of the superblock
+    root: str  # the directory of the superblock that is mounted here
+    mount_point: str
+    options: str  # of this mount (comma separated)
+    fstype: str  # with subtype, such as "fuse.sshfs"
+    source: str
+    super_options: str  # of the superblock
+
+
+class Place(NamedTuple):
+    """Where a mount stands: a namespace and an absolute path in it."""
+
+    namespace: str
+    mount_point: str
+
+    def __str__(self) -> str:
+        return self.mount_point if self.namespace == HOST else f"{self.namespace}:{self.mount_point}"
+
+
+class Superblock(NamedTuple):
+    """What one probe speaks for: all places with the same four share one verdict."""
+
+    device: str
+    root: str
+    fstype: str
+    source: str
+
+
+class Usage(NamedTuple):
+    """Capacity in bytes, as fstatvfs(3) gives it."""
+
+    total: int
+    used: int
+    available: int  # for an ordinary user, so total - used may be more
+
+
+class Pace(NamedTuple):
+    """How often a mount is asked and how long it may fail: the [probe] section, in seconds."""
+
+    interval: float = 10.0
+    timeout: float = 5.0
+    stale_interval: float = 5.0
+    alarm_after: float = 20.0
+    alarm_after_error: float = 5.0
+    deep_interval: float = 60.0
+
+
+class Cause(enum.StrEnum):
+    """Why a mount is not ok: the words of the JSON output."""
+
+    TIMEOUT = "timeout"
+    STALE_HANDLE = "stale_handle"
+    DISCONNECTED = "disconnected"
+    IO_ERROR = "io_error"
+    IMPLAUSIBLE = "implausible"
+    REFUSED = "refused"
+    VANISHED = "vanished"
+    ERROR = "error"
+
+
+class Reach(enum.StrEnum):
+    """What is known of a mount: the states of `core.health`."""
+
+    UNKNOWN = "unknown"
+    OK = "ok"
+    SUSPECT = "suspect"  # fails, but not yet for long enough
+    STALE = "stale"
+    RECOVERING = "recovering"  # one good probe after stale; the second decides
+    DENIED = "denied"  # answers EACCES and never answered otherwise
+
+
+class Stage(enum.StrEnum):
+    """How far a probe came: what fails while walking belongs to the place, the rest to the superblock."""
+
+    WALK = "walk"
+    STATFS = "statfs"
+    DEEP = "deep"
+
+
+class Kind(enum.StrEnum):
+    """What a transition is about; `notify.on` chooses among them."""
+
+    STALE = "stale"
+    READONLY = "readonly"
+    VANISHED = "vanished"
+    WATCHER = "watcher"  # the watcher itself, such as a configuration it cannot use; always told
+
+
+# ---- probes: what is asked, what came back
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question to one mount."""
+
+    superblock: Superblock
+    place: Place
+    mount_id: int
+    timeout: float  # seconds from the moment at which its thread starts
+    deep: bool = False  # also read the directory's first entries
+
+
+class Verdict(enum.StrEnum):
+    ANSWERED = "answered"
+    FAILED = "failed"  # an errno, or an answer that cannot be
+    TIMED_OUT = "timed out"
+    NOT_THIS_MOUNT = "not this mount"  # another mount stands there by now: read the table again
+    VOID = "void"  # says nothing about the mount: we were slow, out of threads or descriptors
+
+
+@dataclass(frozen=True, slots=True)
+class Wedged:
+    """A thread of a killed probe child that has not ended: the kernel still waits for the file system."""
+
+    pid: int
+    start_time: int  # field 22 of /proc/<pid>/stat, in clock ticks since boot: tells a re-used pid
+    tid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What came of a probe. A failed probe is data, not an exception."""
+
+    probe: Probe
+    verdict: Verdict
+    started: float
+    latency: float | None = None  # seconds; None where nothing was measured
+    stage: Stage = Stage.STATFS
+    errno: int | None = None
+    usage: Usage | None = None
+    readonly: bool | None = None  # ST_RDONLY of the answer
+    stack: tuple[str, ...] = ()  # kernel functions in which it hangs, innermost first; empty without privilege
+    wedged: Wedged | None = None
+    note: str = ""  # why a probe is void
+
+
+# ---- events: what the tracker is told
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """A namespace's whole mount table, every line of it."""
+
+    namespace: str
+    mounts: tuple[Mount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceGone:
+    namespace: str
+    reason: str  # "container stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class TableUnreadable:
+    namespace: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStarted:
+    """The probe was handed to the prober: not due again before its report."""
+
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadGone:
+    """A wedged thread ended: the mount that held it may answer again."""
+
+    wedged: Wedged
+
+
+@dataclass(frozen=True, slots=True)
+class StillWedged:
+    """Threads that an earlier run of the watcher left hanging in this mount."""
+
+    superblock: Superblock
+    wedged: Wedged
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = TableRead | NamespaceGone | TableUnreadable | ProbeStarted | ProbeReport | ThreadGone | StillWedged | Tick
+
+
+# ---- what comes out
+
+
+class Change(enum.StrEnum):
+    """How the matter of a transition changed."""
+
+    BEGAN = "began"  # not ok from here on
+    ENDED = "ended"  # two good probes (or writable again)
+    GONE = "gone"  # no longer mounted: not a recovery
+    REMOUNTED = "remounted"  # another mount stands in the same place and answers
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a transition is about, as people know it."""
+
+    superblock: Superblock
+    places: tuple[Place, ...]
+    options: str  # mount and super options, for the words "hard", "vers=4.2"
+    names: tuple[tuple[str, str], ...] = ()  # namespace -> name of the container
+
+    @property
+    def fstype(self) -> str:
+        return self.superblock.fstype
+
+    @property
+    def source(self) -> str:
+        return self.superblock.source
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A change that matters: of one superblock, at all its places."""
+
+    kind: Kind
+    change: Change
+    subject: Subject
+    at: float
+    since: float  # when it began to fail (or, for other kinds, to be so)
+    cause: Cause | None = None
+    error: str = ""  # for people: "no answer within 5 s", "Stale file handle"
+    stack: tuple[str, ...] = ()
+    reason: str = ""  # of GONE: "unmounted", "container stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class MountState:
+    """One place as it stands now: a row of the table, an entry of the JSON."""
+
+    place: Place
+    mount: Mount
+    reach: Reach
+    status: str  # ok | slow | readonly | denied | stale | missing | unknown
+    cause: Cause | None = None
+    error: str = ""
+    since: float | None = None  # when this status began, where known
+    latency: float | None = None
+    usage: Usage | None = None
+    readonly: bool = False
+    unexpected_readonly: bool = False
+    show_only: bool = False
+    behind: Place | None = None  # the failing mount that this one lies below
+    stacked: int = 1  # how many mounts stand on this mount point
+    stack: tuple[str, ...] = ()
+    wedged_since: float | None = None

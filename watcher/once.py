@@ -1,0 +1,220 @@
+"""One pass over everything, for `--once`: the same tracker as the service's, judged by one probe per mount.
+
+A fast error is tried once more after half a second, a time-out is not. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic, time
+
+from watcher import procfs
+from watcher.children import Children
+from watcher.config import Settings
+from watcher.configfile import ConfigFile, may_hang
+from watcher.core.filters import Filter, MountPatterns, server_of
+from watcher.core.mountinfo import parse
+from watcher.core.places import superblock_of
+from watcher.core.tracker import Tracker
+from watcher.model import (
+    HOST,
+    Event,
+    Mount,
+    MountState,
+    Pace,
+    Place,
+    Probe,
+    ProbeReport,
+    ProbeStarted,
+    Reach,
+    Superblock,
+    TableRead,
+    Verdict,
+)
+from watcher.probing.prober import Prober
+from watcher.probing.wedged import WedgedNotes
+from watcher.store import Identity, Store, StoreError
+
+RETRY_ERROR = 0.5  # seconds until a fast error is tried once more
+MAX_VOID = 2  # probes that said nothing, after which the mount stays unknown
+LOOK_EVERY = 0.1  # seconds between two looks at the clock while nothing comes
+
+Progress = Callable[[Sequence[Place]], None]  # given the places that have no verdict yet
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one pass found."""
+
+    states: tuple[MountState, ...]
+    checked_at: float  # epoch seconds
+    duration: float  # seconds
+    unmatched: tuple[str, ...]  # --path patterns that no mount matches
+    clock_offset: float  # epoch minus monotonic seconds: what turns `MountState.since` into a time of day
+
+
+async def check(
+    settings: Settings,
+    *,
+    paths: Sequence[str] = (),
+    timeout: float | None = None,
+    environ: Mapping[str, str],
+    progress: Progress = lambda waiting: None,
+) -> Findings:
+    """Look once. `paths` are globs that override the filters, `timeout` (seconds) the settings' own."""
+    children = Children()
+    try:
+        return await _Pass(settings, children, paths, timeout, environ, progress).run()
+    finally:
+        children.close()
+
+
+async def load_settings(explicit: str | None, environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings, strictly: (settings, warnings). Raises ConfigError."""
+    children = Children()
+    try:
+        file = ConfigFile(explicit, environ, children)
+        parsed = file.parse(await file.text(parse(procfs.read("/proc/self/mountinfo"))), strict=True)
+        return parsed.settings, parsed.warnings
+    finally:
+        children.close()
+
+
+class _Pass:
+    def __init__(
+        self,
+        settings: Settings,
+        children: Children,
+        paths: Sequence[str],
+        timeout: float | None,
+        environ: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        self._began, self._wall = monotonic(), time()
+        self._proc = settings.paths.proc
+        self._paths = paths
+        self._progress = progress
+        self._void: dict[Superblock, int] = {}
+        self._news = asyncio.Event()
+        self._tracker = Tracker(_filter(settings, paths, timeout))
+        self._state_path = settings.state.path
+        self._store = Store(settings.state.path)
+        self._prober = Prober(
+            children,
+            self._handle,
+            notes=WedgedNotes(settings.paths.runtime, self._proc),
+            proc=self._proc,
+            environ=environ,
+        )
+
+    async def run(self) -> Findings:
+        mounts = self._read_table()
+        self._recall(mounts)
+        self._handle(TableRead(HOST, mounts))
+        self._prober.recall()
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            await self._settle(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._remember()
+        states = tuple(self._tracker.snapshot())
+        return Findings(
+            states,
+            self._wall,
+            monotonic() - self._began,
+            tuple(glob for glob in self._paths if not _matches(glob, states)),
+            time() - monotonic(),
+        )
+
+    async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Probe until every mount has a verdict, or cannot get one."""
+        while waiting := self._unsettled():
+            self._news.clear()
+            if self._tracker.take_rereads():
+                self._handle(TableRead(HOST, self._read_table()))
+                continue
+            now = monotonic()
+            sweeps: dict[float, list[Probe]] = {}
+            for probe in self._tracker.due(now):
+                if probe.superblock in waiting:
+                    sweeps.setdefault(probe.timeout, []).append(probe)
+                    self._tracker.handle(ProbeStarted(probe), now)
+            for probes in sweeps.values():
+                tasks.add(asyncio.create_task(self._prober.sweep(probes)))
+            self._progress([s.place for s in waiting.values()])
+            try:
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            for task in [t for t in tasks if t.done()]:
+                tasks.discard(task)
+                task.result()
+
+    def _unsettled(self) -> dict[Superblock, MountState]:
+        """The superblocks that may yet get a verdict, each with one of its places."""
+        waiting = {}
+        for state in self._tracker.snapshot():
+            superblock = superblock_of(state.mount)
+            given_up = self._void.get(superblock, 0) > MAX_VOID
+            if state.reach in (Reach.UNKNOWN, Reach.SUSPECT) and state.behind is None and not given_up:
+                waiting[superblock] = state
+        return waiting
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, ProbeReport) and event.verdict in (Verdict.VOID, Verdict.NOT_THIS_MOUNT):
+            superblock = event.probe.superblock
+            self._void[superblock] = self._void.get(superblock, 0) + 1
+        self._tracker.handle(event, monotonic())
+        self._news.set()
+
+    def _read_table(self) -> tuple[Mount, ...]:
+        return parse(procfs.read(f"{self._proc}/self/mountinfo"))
+
+    # ---- which mounts have ever answered: without it, a withdrawn export would pass as "not checkable"
+
+    def _recall(self, mounts: Sequence[Mount]) -> None:
+        self._known: set[Identity] | None = None
+        if may_hang(self._state_path, mounts):
+            return
+        try:
+            self._known = self._store.load()
+        except StoreError:
+            return  # the service's own trouble, and said there; or not ours to read
+        self._tracker.restore_answered(self._known)
+
+    def _remember(self) -> None:
+        if self._known is None or (answered := self._tracker.answered()) <= self._known:
+            return
+        try:
+            self._store.save(answered)
+        except StoreError:
+            pass  # an ordinary user beside the service of root: the verdicts stand without it
+
+
+def _filter(settings: Settings, paths: Sequence[str], timeout: float | None) -> Filter:
+    watch, pace = settings.watch, settings.probe.pace()
+
+    def once(pace: dict[str, float]) -> dict[str, float]:
+        # Judged by the first silence, and by the second of two errors.
+        changed = pace | {"alarm_after": 0.0, "alarm_after_error": RETRY_ERROR * 0.8, "stale_interval": RETRY_ERROR}
+        return changed | ({} if timeout is None else {"timeout": timeout})
+
+    return Filter(
+        fstypes=["*"] if paths else watch.fstypes,
+        include=paths or watch.include,
+        exclude=() if paths else watch.exclude,
+        show_only=() if paths else watch.show_only,
+        pace=Pace(**once(pace._asdict())),
+        overrides=[(o.mounts, once(o.changes())) for o in settings.overrides],
+    )
+
+
+def _matches(glob: str, states: Sequence[MountState]) -> bool:
+    patterns = MountPatterns([glob])
+    return any(patterns.match(s.place, server_of(s.mount.fstype, s.mount.source)) for s in states)

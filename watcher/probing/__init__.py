@@ -1,0 +1,1 @@
+"""Asking mounts whether they answer, without ever waiting for one."""

@@ -1,0 +1,113 @@
+"""Notes of threads that hang for good, kept in the runtime directory over the life of one process.
+
+A `watcher --once` run every minute, or a restarted service, must not add a stuck thread to the same
+mount each time: each probe child that outlived its kill has a file that names it (boot, pid, start
+time) and its threads and their mounts. The directory is on a tmpfs: reads and writes here are short.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from watcher import procfs
+from watcher.model import Superblock, Wedged
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    superblock: Superblock
+    wedged: Wedged
+    since_wall: float
+
+
+class WedgedNotes:
+    """The files under `<runtime>/wedged`. Errors of the directory are not worth an alarm: they are kept in `.error`."""
+
+    def __init__(self, runtime: str, proc: str = "/proc") -> None:
+        self._dir = Path(runtime) / "wedged"
+        self._proc = proc
+        self._boot = procfs.boot_id(proc)
+        self.error = ""
+
+    def write(self, pid: int, notes: list[Note]) -> None:
+        """Note the threads of one child; an empty list removes its file."""
+        path = self._dir / str(pid)
+        try:
+            if not notes:
+                path.unlink(missing_ok=True)
+                return
+            self._make_directory()
+            record = {
+                "boot_id": self._boot,
+                "threads": [
+                    {
+                        "pid": n.wedged.pid,
+                        "start_time": n.wedged.start_time,
+                        "tid": n.wedged.tid,
+                        "superblock": list(n.superblock),
+                        "since": n.since_wall,
+                    }
+                    for n in notes
+                ],
+            }
+            fd, temporary = tempfile.mkstemp(dir=self._dir, prefix=".")
+            with os.fdopen(fd, "w", encoding="ascii") as f:
+                json.dump(record, f)  # ASCII: lone surrogates of odd names stay \udcXX
+            Path(temporary).rename(path)
+        except OSError as e:
+            self.error = f"{self._dir}: {e.strerror}"
+
+    def read(self) -> list[Note]:
+        """The threads that still hang; files of others are removed."""
+        found: list[Note] = []
+        try:
+            if not self._is_ours():
+                return found
+            names = sorted(os.listdir(self._dir))  # noqa: TID251  # on a tmpfs
+        except OSError:
+            return found
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = self._dir / name
+            alive = [n for n in self._parse(path) if self.still_hangs(n.wedged)]
+            found += alive
+            if not alive:
+                path.unlink(missing_ok=True)
+        return found
+
+    def still_hangs(self, wedged: Wedged) -> bool:
+        return procfs.thread_exists(self._proc, wedged.pid, wedged.tid) and (
+            procfs.start_time(self._proc, wedged.pid) == wedged.start_time
+        )
+
+    def _parse(self, path: Path) -> list[Note]:
+        try:
+            record = json.loads(path.read_text("ascii"))
+            if record["boot_id"] != self._boot:
+                return []
+            return [
+                Note(
+                    Superblock(*map(str, t["superblock"])),
+                    Wedged(int(t["pid"]), int(t["start_time"]), int(t["tid"])),
+                    float(t["since"]),
+                )
+                for t in record["threads"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []  # half written by a process that was killed: it noted nothing
+
+    def _make_directory(self) -> None:
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._is_ours():
+            raise PermissionError(1, "belongs to another user")
+
+    def _is_ours(self) -> bool:
+        # In /tmp another user may have made it first, and would choose what we believe to hang.
+        status = os.lstat(self._dir)  # noqa: TID251  # on a tmpfs
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()

@@ -1,0 +1,137 @@
+"""Where a channel's URL comes from, who else can read it, and how settings are shown without it.
+
+`resolve_url` reads files and may block where they lie on a network file system: not for the
+daemon's own process. No text that is made here, errors included, holds a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Final, get_origin
+
+from msgspec.structs import fields
+
+from watcher.config import Channel, Section, Settings, format_duration, scheme_of, shown
+
+_LONGEST: Final = 65536  # bytes of a file with a URL; more is some other file
+
+
+class SecretError(Exception):
+    """A channel's URL is not to be had; one line that says why and what to do."""
+
+
+def resolve_url(channel: Channel, environ: Mapping[str, str], content: bytes | None = None) -> str:
+    """The channel's URL, from wherever it is kept. Raises SecretError.
+
+    Reads a file, and so may block where that lies on a network file system: then its `content` is
+    to be read elsewhere.
+    """
+    if channel.url is not None:
+        return channel.url
+    if channel.url_file is not None:
+        return _url_in(channel.url_file, channel, "write the URL into it, or correct url_file", content)
+    name = channel.credential or ""
+    remedy = f"add LoadCredential={name}:FILE to the unit, or use url_file"
+    # systemd.exec(5), "Credentials": the directory is there only if the unit loads any.
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise _error(channel, f"no credential {shown(name)}: not started by systemd with credentials; {remedy}")
+    return _url_in(f"{directory}/{name}", channel, remedy)
+
+
+def _error(channel: Channel, what: str) -> SecretError:
+    return SecretError(f"channel {shown(channel.name)}: {what}")
+
+
+def _url_in(path: str, channel: Channel, remedy: str, content: bytes | None = None) -> str:
+    file = shown(path)[1:-1]
+    try:
+        content = _read(path) if content is None else content
+    except OSError as error:
+        raise _error(channel, f"{file}: {error.strerror or 'cannot be read'}; {remedy}") from None
+    try:
+        text = content.decode().removeprefix("\ufeff").strip()
+    except UnicodeDecodeError:
+        # Not as the cause: it carries the bytes.
+        raise _error(channel, f"{file}: is not UTF-8 text; {remedy}") from None
+    if not text:
+        raise _error(channel, f"{file}: is empty; {remedy}")
+    if len(text.splitlines()) > 1:
+        raise _error(channel, f"{file}: has several lines; leave only the URL, and make a channel of each further one")
+    if scheme_of(text) is None:
+        raise _error(channel, f'{file}: holds no URL such as "tgram://…"; {remedy}')
+    return text
+
+
+def _read(path: str) -> bytes:
+    # O_NONBLOCK: a FIFO in its place would wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(0, "is not a regular file")
+        with open(fd, "rb", closefd=False) as file:
+            content = file.read(_LONGEST + 1)
+    finally:
+        os.close(fd)
+    if len(content) > _LONGEST:
+        raise OSError(0, "is too long for a URL")
+    return content
+
+
+def secret_files(settings: Settings, config_path: str | None) -> list[str]:
+    """The files whose permissions matter: those that hold a URL, the configuration only if it does."""
+    channels = settings.notify.channels
+    found = [config_path] if config_path is not None and any(c.url is not None for c in channels) else []
+    return list(dict.fromkeys([*found, *(c.url_file for c in channels if c.url_file is not None)]))
+
+
+def check_permissions(path: str, mode: int, gid: int, own_gid: int = 0) -> list[str]:
+    """Warnings about a file with a secret in it, from its st_mode and st_gid.
+
+    Its group may be root's or our own (`own_gid`: a service with an account of its own); another
+    group is warned of like everybody.
+    """
+    everybody = mode & (stat.S_IROTH | stat.S_IWOTH)
+    group = mode & (stat.S_IRGRP | stat.S_IWGRP) if gid not in (0, own_gid) else 0
+    if not everybody | group:
+        return []
+    who = "every user" if everybody else f"group {gid}"
+    may = "read" if (everybody | group) & (stat.S_IROTH | stat.S_IRGRP) else "change"
+    # 600 would shut out the service that reads it through its group.
+    right = "640" if gid == own_gid != 0 else "600"
+    file = shown(path)[1:-1]
+    return [f"{file}: holds a secret URL, and {who} can {may} it; chmod {right} {shlex.quote(path)}"]
+
+
+def describe(settings: Settings) -> str:
+    """The settings in force as the text of a configuration file, of URLs only the scheme."""
+    return "\n".join(_lines("", settings)).strip("\n")
+
+
+def _lines(heading: str, section: Section) -> Iterator[str]:
+    if heading:
+        yield from ("", heading)
+    for field in fields(section):
+        path = f"{heading.strip('[]')}.{field.encode_name}".strip(".")
+        value = getattr(section, field.name)
+        if isinstance(section, Channel) and field.name == "url":
+            value = section.redacted_url()
+        if isinstance(value, Section):
+            yield from _lines(f"[{path}]", value)
+        elif get_origin(field.type) is tuple:  # of sections; a list of values is Annotated
+            for entry in value:
+                yield from _lines(f"[[{path}]]", entry)
+        elif value is not None:
+            yield f"{field.encode_name} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, float):
+        return _toml(format_duration(value))
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(entry) for entry in value)}]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text) + '"'

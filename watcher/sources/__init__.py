@@ -1,0 +1,1 @@
+"""What the kernel tells: each source is an async iterator, with a slow re-read behind its events."""
