@@ -58,6 +58,7 @@ HOUSEKEEPING = 5.0
 SAVE_EVERY = 86400.0  # seconds; what is new is saved at once
 MAX_LISTED = 20  # mounts named in the log when many come or go at once
 VOID_LOG_EVERY = 60.0
+GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
 
 
 class Daemon:
@@ -193,6 +194,7 @@ class Daemon:
                 continue
             with anyio.move_on_after(None if due is None else due - now):
                 await self._wake.wait()
+                await anyio.sleep(GATHER)
 
     def _start_sweeps(self, now: float) -> None:
         # One child for each time-out, since a child is killed when its last deadline has passed.

@@ -1,0 +1,119 @@
+"""One watched superblock: its places, its health, and the transitions that lie in their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from watcher.core.health import ALARMED, Health
+from watcher.core.places import Standing
+from watcher.model import Change, Kind, Pace, Place, Probe, Reach, Subject, Superblock, Transition, Wedged
+
+# Their statfs is answered by something nearer than the data: also read the directory now and then.
+_NEARER = ("ceph", "fuse")
+
+
+@dataclass(slots=True)
+class Watched:
+    """What the tracker knows of one superblock."""
+
+    superblock: Superblock
+    health: Health
+    next_at: float  # when it is to be asked again
+    standings: list[Standing] = field(default_factory=list)
+    asked: Probe | None = None  # in flight
+    wedged: Wedged | None = None
+    wedged_since: float | None = None
+    deep_at: float = float("-inf")  # when the last deep probe was started
+    lost_way: set[Place] = field(default_factory=set)  # places that could not be walked to since the last answer
+    missed: int = 0  # times in a row that something else stood there
+    replaces_since: float | None = None  # a dead mount stood in its place, failing since then
+    writable: set[Place] = field(default_factory=set)  # places once seen writable
+    readonly_since: float | None = None  # unexpectedly so
+
+    @property
+    def pace(self) -> Pace:
+        return self.standings[0].pace
+
+    @property
+    def show_only(self) -> bool:
+        return all(s.show_only for s in self.standings)
+
+    def wants_deep(self, now: float) -> bool:
+        nearer = self.superblock.fstype.split(".")[0] in _NEARER
+        return nearer and now - self.deep_at >= self.pace.deep_interval
+
+    def way(self, reachable: Iterable[Standing]) -> Standing | None:
+        """The place to ask at: one that a walk has not failed to reach, if there is any."""
+        ways = list(reachable)
+        return next((s for s in ways if s.place not in self.lost_way), ways[0] if ways else None)
+
+    def leave(self, standing: Standing) -> None:
+        """It no longer stands in this place."""
+        self.standings.remove(standing)
+        self.lost_way.discard(standing.place)
+        self.writable.discard(standing.place)
+
+    # ---- transitions
+
+    def changed_from(self, before: Reach, now: float) -> list[Transition]:
+        """What lies in a step of the health from `before`, if it is one that matters."""
+        reach, health = self.health.reach, self.health
+        if reach is before or self.show_only:
+            return []
+        subject = subject_of(self.superblock, self.standings)
+        if reach is Reach.STALE and before not in ALARMED:
+            since = health.failing_since if health.failing_since is not None else now
+            return [Transition(Kind.STALE, Change.BEGAN, subject, now, since, health.cause, health.error, health.stack)]
+        if reach is not Reach.OK:
+            return []
+        replaced, self.replaces_since = self.replaces_since, None
+        if before in ALARMED:
+            return [Transition(Kind.STALE, Change.ENDED, subject, now, now)]
+        if replaced is not None:
+            return [Transition(Kind.STALE, Change.REMOUNTED, subject, now, replaced)]
+        return []
+
+    def check_readonly(self, now: float) -> list[Transition]:
+        """Unexpectedly read-only, or no longer so."""
+        unexpected = [s for s in self.standings if self.is_unexpectedly_readonly(s)]
+        self.writable.update(s.place for s in self.standings if not self.is_readonly(s))
+        if self.show_only or bool(unexpected) == (self.readonly_since is not None):
+            return []
+        if unexpected:
+            self.readonly_since = now
+            subject = subject_of(self.superblock, unexpected)
+            return [Transition(Kind.READONLY, Change.BEGAN, subject, now, now, error="became read-only")]
+        since, self.readonly_since = self.readonly_since, None
+        return [Transition(Kind.READONLY, Change.ENDED, subject_of(self.superblock, self.standings), now, since or now)]
+
+    def gone(self, standing: Standing, now: float, reason: str) -> list[Transition]:
+        """The last place is gone: what was told of it ends, and that is no recovery."""
+        if standing.show_only:
+            return []
+        subject, out = subject_of(self.superblock, [standing]), []
+        if self.health.reach in ALARMED and self.health.failing_since is not None:
+            out.append(Transition(Kind.STALE, Change.GONE, subject, now, self.health.failing_since, reason=reason))
+        if self.readonly_since is not None:
+            out.append(Transition(Kind.READONLY, Change.GONE, subject, now, self.readonly_since, reason=reason))
+        return out
+
+    # ---- read-only
+
+    def is_readonly(self, standing: Standing) -> bool:
+        mount = standing.mount
+        if "ro" in mount.options.split(",") or "ro" in mount.super_options.split(","):
+            return True
+        return bool(self.health.readonly)
+
+    def is_unexpectedly_readonly(self, standing: Standing) -> bool:
+        """It was writable here before, or the mount says rw and the superblock ro."""
+        if not self.is_readonly(standing):
+            return False
+        return standing.place in self.writable or "ro" not in standing.mount.options.split(",")
+
+
+def subject_of(superblock: Superblock, standings: Iterable[Standing]) -> Subject:
+    listed = list(standings)
+    options = ",".join((listed[0].mount.options, listed[0].mount.super_options))
+    return Subject(superblock, tuple(s.place for s in listed), options)
