@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 
 from watcher import procfs, secrets
 from watcher.children import Children, environment
-from watcher.config import Channel, ConfigError
+from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, channel_url
 from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
 from watcher.delivery.sender import Courier, Delivery
 from watcher.model import Mount
 from watcher.secrets import SecretError
+from watcher.settings import Channel
 
 Say = Callable[[str], object]
 

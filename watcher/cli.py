@@ -27,7 +27,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from watcher.config import parse_duration
+        from watcher.values import parse_duration
 
         try:
             seconds = parse_duration(str(value))
@@ -92,14 +92,18 @@ def watcher(
         ctx.exit(_once(config_path, as_json, paths, timeout))
     if needs_once:
         raise click.UsageError(f"{needs_once[0]} needs --once")
-    ctx.exit(_serve(config_path, verbose))
+    _serve(config_path, verbose)
 
 
-def _serve(config_path: str | None, verbose: bool) -> int:
+def _serve(config_path: str | None, verbose: bool) -> NoReturn:
     from watcher import daemon, log
 
     log.set_up(os.environ, verbose=verbose)
-    return daemon.run(config_path, os.environ)
+    code = daemon.run(config_path, os.environ)
+    # Not through the interpreter's own end, which waits for threads: one may be writing the state to a dead disk.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeout: float | None) -> int:

@@ -14,15 +14,16 @@ from pathlib import Path
 
 from watcher import config, procfs, secrets
 from watcher.children import Children
-from watcher.config import Candidate, Channel, ConfigError, Parsed, Settings
+from watcher.config import Candidate, ConfigError, Parsed
 from watcher.core.mountinfo import mount_of
 from watcher.model import Mount
+from watcher.settings import Channel, Settings, Watch
 
 READ_LIMIT = 5.0  # seconds for the child
 _SIZE_LIMIT = 1 << 22
 
 
-def may_hang(path: str, mounts: Sequence[Mount], fstypes: Sequence[str] = config.Watch().fstypes) -> bool:
+def may_hang(path: str, mounts: Sequence[Mount], fstypes: Sequence[str] = Watch().fstypes) -> bool:
     """Whether `path`, or a link on the way to it, lies on a file system of these types (or an autofs trigger).
 
     Follows links itself, and looks at nothing beyond the first such mount.

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from watcher import procfs, secrets
 from watcher.children import Children, environment
-from watcher.config import Channel, ConfigError, Settings
+from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, LastGood, channel_url, may_hang
 from watcher.core.incidents import Incidents
 from watcher.core.mountinfo import parse
@@ -47,6 +47,7 @@ from watcher.model import (
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
 from watcher.rules import filter_of
+from watcher.settings import Channel, Settings
 from watcher.sources import inotify, mount_table
 from watcher.store import Store, StoreError
 from watcher.systemd import ServiceManager

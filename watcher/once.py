@@ -12,7 +12,6 @@ from time import monotonic, time
 
 from watcher import procfs
 from watcher.children import Children
-from watcher.config import Settings
 from watcher.configfile import ConfigFile, may_hang
 from watcher.core.filters import Filter, MountPatterns, server_of
 from watcher.core.mountinfo import parse
@@ -35,6 +34,7 @@ from watcher.model import (
 )
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
+from watcher.settings import Settings
 from watcher.store import Identity, Store, StoreError
 
 RETRY_ERROR = 0.5  # seconds until a fast error is tried once more

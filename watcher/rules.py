@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from watcher.config import Settings
 from watcher.core.filters import Filter
+from watcher.settings import Settings
 
 
 def filter_of(settings: Settings) -> Filter:

@@ -14,7 +14,8 @@ from typing import Final, get_origin
 
 from msgspec.structs import fields
 
-from watcher.config import Channel, Section, Settings, format_duration, scheme_of, shown
+from watcher.settings import Channel, Section, Settings
+from watcher.values import format_duration, scheme_of, shown
 
 _LONGEST: Final = 65536  # bytes of a file with a URL; more is some other file
 

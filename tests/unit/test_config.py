@@ -15,27 +15,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, fields, replace
 
-from watcher.config import (
-    Candidate,
-    Channel,
-    ConfigError,
-    Notify,
-    Override,
-    Paths,
-    Probe,
-    Section,
-    Settings,
-    State,
-    defaults_for_user,
-    format_duration,
-    parse,
-    parse_duration,
-    scheme_of,
-    search_path,
-    shown,
-)
+from watcher.config import Candidate, ConfigError, defaults_for_user, parse, search_path
 from watcher.model import Kind, Pace
 from watcher.secrets import SecretError, check_permissions, describe, resolve_url, secret_files
+from watcher.settings import Channel, Notify, Override, Paths, Probe, Section, Settings, State
+from watcher.values import format_duration, parse_duration, scheme_of, shown
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 TOKEN = "S3CRETt0ken"

@@ -1,0 +1,210 @@
+"""What can be configured: each section a Struct, each key with its default and its reader.
+
+A new section is a Struct here, a field of Settings and its lines in config.example.toml. What
+depends on several keys is checked by the Struct's `faults` (refused) and `oddities` (warned of).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from watcher.model import Kind, Pace
+from watcher.values import (
+    credential_fault,
+    duration,
+    format_duration,
+    fstype_fault,
+    kind,
+    list_of,
+    mount_fault,
+    name_fault,
+    path_fault,
+    scheme_of,
+    show_only_fault,
+    shown,
+    string,
+    url_fault,
+)
+
+_MOUNTS: Final = list_of(string(mount_fault), '["/mnt/*"]')
+_NOTHING_WATCHED: Final = "is empty, so nothing would be watched; leave it out for the default"
+# Below a tenth of a second a probe loads the server more than it says; above these limits nobody is guarded.
+_INTERVAL: Final = duration("100ms", "1d")
+_TIMEOUT: Final = duration("100ms", "5m")
+_PATIENCE: Final = duration("0s", "1d")  # zero: the first failure is an alarm
+_DEEP: Final = duration("1s", "30d")
+
+# ---- sections
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the file."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """What is wrong between the keys: (key or "", text)."""
+        yield from ()
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        """What works, but hardly as meant: (key or "", text)."""
+        yield from ()
+
+
+class Watch(Section, frozen=True, kw_only=True):
+    """What is watched: file system types, mount patterns as `core.filters` has them."""
+
+    fstypes: Annotated[tuple[str, ...], list_of(string(fstype_fault), '["nfs", "nfs4"]', if_empty=_NOTHING_WATCHED)] = (
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb*",
+        "ceph",
+        "9p",
+        "virtiofs",
+        "glusterfs",
+        "afs",
+        "fuse",
+        "fuse.*",
+    )
+    include: Annotated[tuple[str, ...], list_of(string(mount_fault), '["/mnt/*"]', if_empty=_NOTHING_WATCHED)] = ("*",)
+    exclude: Annotated[tuple[str, ...], _MOUNTS] = ()
+    show_only: Annotated[tuple[str, ...], list_of(string(show_only_fault), '["fuse.portal"]')] = (
+        "fuse.portal",
+        "fuse.gvfsd-fuse",
+        "fuse.snapfuse",
+        "fuse.squashfuse",
+        "fuse.fuse-overlayfs",
+        "/run/pve/import/esxi/*",
+    )
+
+
+class Probe(Section, frozen=True, kw_only=True):
+    """How often a mount is asked and how long it may fail, in seconds."""
+
+    interval: Annotated[float, _INTERVAL] = 10.0
+    timeout: Annotated[float, _TIMEOUT] = 5.0
+    stale_interval: Annotated[float, _INTERVAL] = 5.0
+    alarm_after: Annotated[float, _PATIENCE] = 20.0
+    alarm_after_error: Annotated[float, _PATIENCE] = 5.0
+    deep_interval: Annotated[float, _DEEP] = 60.0
+    startup_grace: Annotated[float, duration("0s", "1h")] = 60.0
+
+    def pace(self) -> Pace:
+        return Pace(*(getattr(self, key) for key in Pace._fields))
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        yield from _hasty(self.pace())
+
+
+class Override(Section, frozen=True, kw_only=True):
+    """Other [probe] values for some mounts; None where the key is not given."""
+
+    mounts: Annotated[
+        tuple[str, ...], list_of(string(mount_fault), '["/mnt/wan/*"]', if_empty="is empty; name the mounts it is for")
+    ]
+    interval: Annotated[float | None, _INTERVAL] = None
+    timeout: Annotated[float | None, _TIMEOUT] = None
+    stale_interval: Annotated[float | None, _INTERVAL] = None
+    alarm_after: Annotated[float | None, _PATIENCE] = None
+    alarm_after_error: Annotated[float | None, _PATIENCE] = None
+    deep_interval: Annotated[float | None, _DEEP] = None
+
+    def changes(self) -> dict[str, float]:
+        """The given keys: what to replace in a Pace."""
+        return {key: value for key in Pace._fields if (value := getattr(self, key)) is not None}
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        if not self.changes():
+            yield "", "changes nothing; add a key of [probe], or remove it"
+
+
+class Channel(Section, frozen=True, kw_only=True):
+    """Where messages go. Of the three sources of the URL exactly one is given."""
+
+    name: Annotated[str, string(name_fault)]
+    url: Annotated[str | None, string(url_fault)] = None
+    url_file: Annotated[str | None, string(path_fault)] = None
+    credential: Annotated[str | None, string(credential_fault)] = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        given = [key for key in ("url", "url_file", "credential") if getattr(self, key) is not None]
+        if not given:
+            yield "", "says nowhere where to send; add one of url, url_file or credential"
+        elif len(given) > 1:
+            yield "", f"has {' and '.join(given)}; keep one of them"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # msgspec's own would show the token in every rich traceback with locals.
+        members = [(key, getattr(self, key)) for key in self.__struct_fields__]
+        return [(key, self.redacted_url() if key == "url" else member) for key, member in members]
+
+    def __repr__(self) -> str:
+        return f"Channel({', '.join(f'{key}={value!r}' for key, value in self.__rich_repr__())})"
+
+    def redacted_url(self) -> str | None:
+        """ "tgram://***"; None where the URL is elsewhere."""
+        return None if self.url is None else f"{scheme_of(self.url) or ''}://***"
+
+
+class Notify(Section, frozen=True, kw_only=True):
+    """What is told, and to whom. Durations in seconds."""
+
+    on: Annotated[tuple[Kind, ...], list_of(kind, '["stale"]')] = (Kind.STALE,)
+    group_wait: Annotated[float, duration("0s", "10m")] = 3.0
+    max_age: Annotated[float, duration("1m", "30d")] = 86400.0
+    channels: tuple[Channel, ...] = ()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        names = [channel.name for channel in self.channels]
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+            yield "channels", f"{names.count(name)} of them are called {shown(name)}; give each a name of its own"
+        if self.group_wait >= self.max_age:
+            yield "group_wait", "must be shorter than max_age, or news expires before it is sent; lower it"
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        if self.channels and not self.on:
+            yield "on", 'is empty, so no channel is ever told anything; write ["stale"], or remove the channels'
+
+
+class State(Section, frozen=True, kw_only=True):
+    """What outlives the process."""
+
+    path: Annotated[str, string(path_fault)] = "/var/lib/mountwatch/state.db"
+
+
+class Paths(Section, frozen=True, kw_only=True):
+    """Where the system's own files are."""
+
+    proc: Annotated[str, string(path_fault)] = "/proc"
+    runtime: Annotated[str, string(path_fault)] = "/run/mountwatch"
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    watch: Watch = Watch()
+    probe: Probe = Probe()
+    overrides: tuple[Override, ...] = msgspec.field(default=(), name="override")
+    notify: Notify = Notify()
+    state: State = State()
+    paths: Paths = Paths()
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        for n, override in enumerate(self.overrides, 1):
+            changes = override.changes()
+            if "timeout" in changes or "alarm_after" in changes:
+                for key, words in _hasty(self.probe.pace()._replace(**changes)):
+                    yield f"override[{n}].{key}", words
+
+
+def _hasty(pace: Pace) -> Iterator[tuple[str, str]]:
+    # Not refused: it works, the alarm merely rests on a single probe. Zero says that this is meant.
+    if 0 < pace.alarm_after <= pace.timeout:
+        after, timeout = format_duration(pace.alarm_after), format_duration(pace.timeout)
+        yield (
+            "alarm_after",
+            f"{after} is not longer than the timeout of {timeout}, so one slow answer is an alarm; "
+            f'write more than {timeout}, or "0s" if that is meant',
+        )

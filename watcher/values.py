@@ -1,0 +1,196 @@
+"""The values of a configuration one at a time: durations, patterns, paths, names; and words for what is wrong.
+
+A reader takes a value as TOML gives it and reports what is wrong; which keys there are is in `settings`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, Final
+
+from watcher.model import Kind
+
+Report = Callable[[str, str], None]  # (where, what is wrong and what to do)
+Reader = Callable[[object, str, Report], Any]  # (value, where, report) -> value, or None after reporting
+
+_URL: Final = re.compile(r"([A-Za-z0-9+.-]{1,32})://.", re.DOTALL)
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION: Final = re.compile("".join(rf"(?:({_NUMBER.pattern}){unit})?" for unit in _UNITS))
+_TOLD_ON_REQUEST: Final = tuple(kind for kind in Kind if kind is not Kind.WATCHER)  # that one always is
+_SHOWN: Final = 40  # characters of a value in a message
+
+
+# ---- words
+
+
+def scheme_of(url: str) -> str | None:
+    """ "tgram" of "tgram://token/chat"; None for what is not a URL on one line."""
+    match = _URL.match(url)
+    return match[1] if match and url.isprintable() and not url[-1].isspace() else None
+
+
+def shown(value: str) -> str:
+    """`value` for a message: quoted, on one line, of bounded length, and of a URL the scheme only."""
+    if "://" in value:
+        # Whoever pastes a URL into the wrong place should not find its token in the journal.
+        match = _URL.search(value)
+        return f'"{match[1] if match else ""}://***"'
+    if len(value) > _SHOWN:
+        value = value[: _SHOWN - 1] + "…"
+    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value) + '"'
+
+
+def key_name(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else shown(key)
+
+
+def type_of(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a section"}
+    return kinds.get(type(value), "a date or time")
+
+
+# ---- durations
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "15s", "1h30m", "500ms", to the millisecond.
+
+    Raises ValueError, whose text says what is wrong and what to write.
+    """
+    if len(text) <= _SHOWN:
+        if _NUMBER.fullmatch(text):
+            raise ValueError(f'{text} has no unit; write "{text}s" for seconds (or ms, m, h, d)')
+        if text and (match := _DURATION.fullmatch(text)):
+            return round(sum(float(n) * unit for n, unit in zip(match.groups("0"), _UNITS.values(), strict=True)), 3)
+        if text.startswith("-"):
+            raise ValueError(f'{shown(text)} is negative; write a duration such as "10s"')
+    raise ValueError(f'{shown(text)} is not a duration; write one such as "15s", "2m", "1h30m", "500ms" or "1d"')
+
+
+def format_duration(seconds: float) -> str:
+    """ "1h30m" of 5400.0; the inverse of `parse_duration`."""
+    rest, text = round(seconds * 1000), ""
+    for unit, length in _UNITS.items():
+        count, rest = divmod(rest, round(length * 1000))
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+# ---- readers: one value each
+
+
+def duration(lowest: str, highest: str) -> Reader:
+    """A duration within these bounds, as seconds."""
+    low, high = parse_duration(lowest), parse_duration(highest)
+
+    def read(value: object, where: str, report: Report) -> float | None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)  # for the words about the missing unit
+        if not isinstance(value, str):
+            report(where, f'must be a duration, not {type_of(value)}; write one such as "10s", with the quotes')
+            return None
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            report(where, str(error))
+            return None
+        if not low <= seconds <= high:
+            word, bound = ("short", f"at least {lowest}") if seconds < low else ("long", f"at most {highest}")
+            report(where, f"{shown(value)} is too {word}; write {bound}")
+            return None
+        return seconds
+
+    return read
+
+
+def string(fault: Callable[[str], str | None]) -> Reader:
+    """A text in which `fault` finds nothing wrong."""
+
+    def read(value: object, where: str, report: Report) -> str | None:
+        if not isinstance(value, str):
+            report(where, f"must be text, not {type_of(value)}; write it in quotes")
+            return None
+        wrong = "is empty; write a value or leave it out" if not value.strip() else fault(value)
+        if wrong:
+            report(where, wrong)
+        return None if wrong else value
+
+    return read
+
+
+def list_of(item: Reader, example: str, *, if_empty: str | None = None) -> Reader:
+    """A list; `if_empty` says why it must not be empty."""
+
+    def read(value: object, where: str, report: Report) -> tuple[Any, ...] | None:
+        if not isinstance(value, list):
+            report(where, f"must be a list, not {type_of(value)}; write it as {example}")
+            return None
+        if not value and if_empty:
+            report(where, if_empty)
+            return None
+        items = tuple(item(entry, f"{where}[{n}]", report) for n, entry in enumerate(value, 1))
+        return None if None in items else items
+
+    return read
+
+
+def fstype_fault(pattern: str) -> str | None:
+    if "/" in pattern or ":" in pattern:
+        return f"{shown(pattern)} is a path, not a file system type; mount points go into include or exclude"
+    if "," in pattern or any(c.isspace() or not c.isprintable() for c in pattern):
+        return f'{shown(pattern)} is not one file system type; quote each by itself: "nfs", "nfs4"'
+    return None
+
+
+def mount_fault(pattern: str) -> str | None:
+    if "\0" in pattern:
+        return "holds a NUL character, which no path does; remove it"
+    if not pattern.startswith(("/", "*", "?", "[", "host:", "ct:", "server:")):
+        hint = ' (a server is written "server:nas01")' if ":" in pattern else ""
+        return f'{shown(pattern)} matches no mount; mount points begin with "/", as in "/mnt/*"{hint}'
+    return None
+
+
+def show_only_fault(pattern: str) -> str | None:
+    return mount_fault(pattern) if pattern.startswith("/") or ":" in pattern else fstype_fault(pattern)
+
+
+def path_fault(path: str) -> str | None:
+    if "\0" in path:
+        return "holds a NUL character, which no path does; remove it"
+    return None if path.startswith("/") else 'must be an absolute path; begin it with "/" ("~" is not expanded)'
+
+
+def name_fault(name: str) -> str | None:
+    if "://" in name:
+        return 'is a URL; write a name of your own, such as "admin-telegram", and the URL under url'
+    if len(name) > 64:
+        return f"has {len(name)} characters; write at most 64"
+    if not name.isprintable() or name != name.strip():
+        return "has control characters or blanks around it; write printable characters only"
+    return None
+
+
+def url_fault(url: str) -> str | None:
+    return None if scheme_of(url) else 'is not a URL on one line; write one as Apprise takes it, such as "tgram://…"'
+
+
+def credential_fault(name: str) -> str | None:
+    if "/" in name or ":" in name or not name.isprintable() or name in (".", "..") or len(name) > 255:
+        return 'must be the name given to LoadCredential=, such as "telegram"; a path goes into url_file'
+    return None
+
+
+def kind(value: object, where: str, report: Report) -> Kind | None:
+    for kind in _TOLD_ON_REQUEST:
+        if value == kind:
+            return kind
+    close = get_close_matches(value, list(_TOLD_ON_REQUEST), 1) if isinstance(value, str) else []
+    got = shown(value) if isinstance(value, str) else type_of(value)
+    hint = f'; did you mean "{close[0]}"?' if close else "; write one of these"
+    report(where, f"{got} is none of {', '.join(shown(kind) for kind in _TOLD_ON_REQUEST)}{hint}")
+    return None
