@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from time import monotonic, time
 from types import FrameType
@@ -19,12 +19,12 @@ import anyio.to_thread
 
 from watcher import procfs, secrets
 from watcher.children import Children, environment
-from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, LastGood, channel_url, may_hang
+from watcher.configfile import ConfigFile, channel_url
+from watcher.configwatch import ConfigWatch
 from watcher.core.incidents import Incidents
 from watcher.core.mountinfo import parse
 from watcher.core.tracker import Tracker
-from watcher.core.wording import count, name
+from watcher.core.wording import count
 from watcher.delivery.sender import Sender, UnresolvedURL
 from watcher.model import (
     HOST,
@@ -32,7 +32,6 @@ from watcher.model import (
     Event,
     Kind,
     Mount,
-    Place,
     Probe,
     ProbeReport,
     ProbeStarted,
@@ -44,21 +43,19 @@ from watcher.model import (
     Transition,
     Verdict,
 )
+from watcher.narration import Narrator
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
 from watcher.rules import filter_of
 from watcher.settings import Channel, Settings
-from watcher.sources import inotify, mount_table
+from watcher.sources import mount_table
 from watcher.store import Store, StoreError
 from watcher.systemd import ServiceManager
 
 log = logging.getLogger(__name__)
 
-CONFIG_SWEEP = 60.0  # seconds between two looks at the configuration that no event asked for
 HOUSEKEEPING = 5.0
 SAVE_EVERY = 86400.0  # seconds; what is new is saved at once
-MAX_LISTED = 20  # mounts named in the log when many come or go at once
-VOID_LOG_EVERY = 60.0
 GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
 
 
@@ -70,9 +67,7 @@ class Daemon:
         self._explicit = explicit_config
         self._service = ServiceManager(environ)
         self._mounts: tuple[Mount, ...] = ()
-        self._void_logged = float("-inf")
-        self._trouble = ""  # with the configuration, as last told
-        self._seen: str | None = None  # the configuration as last read, good or not
+        self._narrator = Narrator()
 
     # ---- lifecycle
 
@@ -92,10 +87,10 @@ class Daemon:
 
     async def _startup(self) -> bool:
         """Read the configuration, take up what is known; False if there is no configuration to run on."""
-        self._file = ConfigFile(self._explicit, self._environ, self._children)
         self._mounts = parse(procfs.read("/proc/self/mountinfo"))
-        settings = await self._first_settings()
-        if settings is None:
+        file = ConfigFile(self._explicit, self._environ, self._children)
+        self._config = ConfigWatch(file, lambda: self._mounts)
+        if (settings := await self._config.first()) is None:
             return False
         self._settings = settings
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
@@ -158,20 +153,20 @@ class Daemon:
         """Give an event to the tracker and pass on what changed by it."""
         now = monotonic()
         if isinstance(event, TableRead):
-            before = {s.place for s in self._tracker.snapshot()}
+            before = self._tracker.snapshot()
             self._mounts = event.mounts
             self._take(self._tracker.handle(event, now), now)
-            self._log_places(before)
+            self._narrator.places(before, self._tracker.snapshot())
             return
         if isinstance(event, TableUnreadable):
             log.error("cannot read the mount table: %s", event.error)
         if isinstance(event, ProbeReport) and event.verdict is Verdict.VOID:
-            self._log_void(event, now)
+            self._narrator.void(event, now)
         self._take(self._tracker.handle(event, now), now)
 
     def _take(self, transitions: list[Transition], now: float) -> None:
         for transition in transitions:
-            _log_transition(transition)
+            self._narrator.transition(transition)
             if transition.kind is Kind.WATCHER or transition.kind in self._settings.notify.on:
                 self._incidents.apply(transition, now=now, wall=time())
                 self._sender.kick()
@@ -208,54 +203,13 @@ class Daemon:
 
     # ---- configuration
 
-    async def _first_settings(self) -> Settings | None:
-        """The file's, else the last good copy's, else None."""
-        try:
-            return await self._accept(await self._file.text(self._mounts))
-        except ConfigError as e:
-            problems = e.problems
-        for problem in problems:
-            log.error("%s", problem)
-        copy = LastGood(self._file.defaults.state.path)
-        if (text := copy.load()) is None:
-            log.error("no configuration to run on: correct it, or remove it to run on the defaults")
-            return None
-        try:
-            settings = self._file.parse(text, name=str(copy.path)).settings
-        except ConfigError as e:
-            log.error("the last good copy cannot be used either: %s", e)
-            return None
-        log.error("running on the last good copy, %s", copy.path)
-        self._trouble = f"Running on the last good configuration. {problems[0]}"
-        return settings
-
-    async def _accept(self, text: str | None) -> Settings:
-        """Parse a configuration and keep a copy of it if it is good. Raises ConfigError."""
-        self._seen = text
-        parsed = self._file.parse(text)
-        for warning in parsed.warnings:
-            log.warning("%s", warning)
-        for warning in self._file.permission_warnings(parsed.settings, self._mounts):
-            log.warning("%s", warning)
-        self._trouble = ""
-        if text is not None:
-            try:
-                LastGood(self._file.defaults.state.path).save(text)
-            except OSError as e:
-                log.warning("cannot keep a copy of the configuration: %s", e)
-        return parsed.settings
+    async def _watch_config(self) -> None:
+        async for _ in self._config.changes():
+            await self._reload()
 
     async def _reload(self) -> None:
-        """Take up the configuration as it is on disk now; one that cannot be used changes nothing."""
         self._service.reloading()
-        try:
-            settings = await self._accept(await self._file.text(self._mounts))
-        except ConfigError as e:
-            for problem in e.problems:
-                log.error("%s", problem)
-            log.error("the configuration stays as it was")
-            self._trouble = f"Running on the configuration as it was before. {e.problems[0]}"
-        else:
+        if (settings := await self._config.reload()) is not None:
             self._apply(settings)
         self._tell_trouble()
         self._service.ready()
@@ -264,12 +218,10 @@ class Daemon:
         if (settings.state, settings.paths) != (self._settings.state, self._settings.paths):
             log.warning("[state] and [paths] take effect at the next start")
         self._settings = settings
-        now = monotonic()
-        before = {s.place for s in self._tracker.snapshot()}
+        now, before = monotonic(), self._tracker.snapshot()
         self._take(self._tracker.configure(filter_of(settings), now), now)
-        self._log_places(before)
+        self._narrator.places(before, self._tracker.snapshot())
         self._configure_channels()
-        log.info("configuration loaded: %s", self._file.path)
 
     def _configure_channels(self) -> None:
         notify = self._settings.notify
@@ -286,38 +238,10 @@ class Daemon:
 
     def _tell_trouble(self) -> None:
         """Open or end the incident that says that the configuration cannot be used."""
-        now = monotonic()
-        change = Change.BEGAN if self._trouble else Change.ENDED
+        now, trouble = monotonic(), self._config.trouble
+        change = Change.BEGAN if trouble else Change.ENDED
         subject = Subject(Superblock("", "", "", "configuration"), (), "")
-        self._take([Transition(Kind.WATCHER, change, subject, now, now, error=self._trouble)], now)
-
-    async def _watch_config(self) -> None:
-        """Reload when the file changes: at once by inotify, within a minute without."""
-        while True:
-            changes: inotify.FileChanges | None = None
-            try:
-                # inotify_add_watch(2) asks the file system, which may be one that hangs.
-                if not may_hang(self._file.path, self._mounts):
-                    changes = inotify.FileChanges(self._file.path)
-                async for _ in _with_sweep(changes, CONFIG_SWEEP):
-                    await self._reload_if_changed()
-            except inotify.WatchError as e:
-                log.debug("%s", e)
-                await anyio.sleep(CONFIG_SWEEP)
-                await self._reload_if_changed()
-            finally:
-                if changes is not None:
-                    changes.close()
-
-    async def _reload_if_changed(self) -> None:
-        try:
-            if await self._file.text(self._mounts) == self._seen:
-                return
-        except ConfigError:
-            if self._trouble:
-                return  # still unreadable, and said
-        log.info("the configuration has changed: %s", self._file.path)
-        await self._reload()
+        self._take([Transition(Kind.WATCHER, change, subject, now, now, error=trouble)], now)
 
     # ---- what else must be done now and then
 
@@ -345,7 +269,7 @@ class Daemon:
             text += f"; {count(len(self._prober.wedged), 'probe')} hanging"
         if failing := self._sender.failing:
             text += f"; cannot tell {', '.join(failing)}"
-        return text + ("; configuration unusable" if self._trouble else "")
+        return text + ("; configuration unusable" if self._config.trouble else "")
 
     async def _restore(self) -> None:
         self._saved_at = monotonic()
@@ -367,52 +291,6 @@ class Daemon:
             await anyio.to_thread.run_sync(self._store.save, answered, abandon_on_cancel=True)
         except StoreError as e:
             log.warning("state: %s; going on without it", e)
-
-    # ---- log lines
-
-    def _log_places(self, before: set[Place]) -> None:
-        states = {s.place: s for s in self._tracker.snapshot()}
-        came, went = [p for p in states if p not in before], before - set(states)
-        for place in came[:MAX_LISTED]:
-            mount = states[place].mount
-            log.info("watching %s (%s, %s)", name(str(place), 200), name(mount.fstype), name(mount.source, 200))
-        for place in sorted(went)[:MAX_LISTED]:
-            log.info("no longer mounted: %s", name(str(place), 200))
-        if (more := max(0, len(came) - MAX_LISTED) + max(0, len(went) - MAX_LISTED)) > 0:
-            log.info("and %s more", count(more, "mount"))
-
-    def _log_void(self, report: ProbeReport, now: float) -> None:
-        if now - self._void_logged >= VOID_LOG_EVERY:
-            self._void_logged = now
-            log.warning("no verdict on %s (and maybe others): %s", name(str(report.probe.place), 200), report.note)
-
-
-def _log_transition(transition: Transition) -> None:
-    if transition.kind is Kind.WATCHER:
-        return
-    places = ", ".join(name(str(p), 200) for p in transition.subject.places[:MAX_LISTED])
-    source = name(transition.subject.source, 200)
-    match transition.change:
-        case Change.BEGAN:
-            stack = f" (hangs in {' < '.join(transition.stack[:4])})" if transition.stack else ""
-            log.warning("%s: %s (%s): %s%s", transition.kind, places, source, transition.error, stack)
-        case Change.ENDED:
-            log.info("%s no more: %s (%s)", transition.kind, places, source)
-        case Change.GONE:
-            log.info("%s, but %s: %s (%s)", transition.kind, transition.reason, places, source)
-        case Change.REMOUNTED:
-            log.info("remounted and ok: %s (%s)", places, source)
-
-
-async def _with_sweep(changes: inotify.FileChanges | None, period: float) -> AsyncIterator[None]:
-    """An item for each change, and one after each `period` without any."""
-    while True:
-        with anyio.move_on_after(period):
-            if changes is None:
-                await anyio.sleep_forever()
-            else:
-                await changes.next()
-        yield
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

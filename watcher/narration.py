@@ -1,0 +1,64 @@
+"""The log lines of the service: one for each event that matters to an administrator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from watcher.core.wording import count, name
+from watcher.model import Change, Kind, MountState, Place, ProbeReport, Transition
+
+log = logging.getLogger(__name__)
+
+MAX_LISTED = 20  # mounts named when many come or go at once
+VOID_EVERY = 60.0  # seconds between two lines about probes that said nothing
+_WIDTH = 200
+
+
+class Narrator:
+    """Says what happens, without repeating itself."""
+
+    def __init__(self) -> None:
+        self._void_said = float("-inf")
+
+    def places(self, before: Sequence[MountState], after: Sequence[MountState]) -> None:
+        """Which mounts came and went between two snapshots."""
+        known, states = {s.place for s in before}, {s.place: s for s in after}
+        came, went = [s for p, s in states.items() if p not in known], sorted(known - set(states))
+        for state in came[:MAX_LISTED]:
+            log.info("watching %s (%s, %s)", _place(state.place), name(state.mount.fstype), _source(state.mount.source))
+        for place in went[:MAX_LISTED]:
+            log.info("no longer mounted: %s", _place(place))
+        more = max(0, len(came) - MAX_LISTED) + max(0, len(went) - MAX_LISTED)
+        if more:
+            log.info("and %s more", count(more, "mount"))
+
+    def void(self, report: ProbeReport, now: float) -> None:
+        """A probe told nothing."""
+        if now - self._void_said >= VOID_EVERY:
+            self._void_said = now
+            log.warning("no verdict on %s (and maybe others): %s", _place(report.probe.place), report.note)
+
+    def transition(self, transition: Transition) -> None:
+        if transition.kind is Kind.WATCHER:
+            return  # said where it happened
+        places = ", ".join(map(_place, transition.subject.places[:MAX_LISTED]))
+        source = _source(transition.subject.source)
+        match transition.change:
+            case Change.BEGAN:
+                stack = f" (hangs in {' < '.join(transition.stack[:4])})" if transition.stack else ""
+                log.warning("%s: %s (%s): %s%s", transition.kind, places, source, transition.error, stack)
+            case Change.ENDED:
+                log.info("%s no more: %s (%s)", transition.kind, places, source)
+            case Change.GONE:
+                log.info("%s, but %s: %s (%s)", transition.kind, transition.reason, places, source)
+            case Change.REMOUNTED:
+                log.info("remounted and ok: %s (%s)", places, source)
+
+
+def _place(place: Place) -> str:
+    return name(str(place), _WIDTH)
+
+
+def _source(source: str) -> str:
+    return name(source, _WIDTH)
