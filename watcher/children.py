@@ -86,6 +86,10 @@ class Child(asyncio.SubprocessProtocol):
                 await self._news.wait()
         return self._chunks.popleft()
 
+    def take(self) -> bytes:
+        """What output is here already, b"" if there is none."""
+        return self._chunks.popleft() if self._chunks else b""
+
     async def wait_exit(self, timeout: float) -> bool:
         """Whether it is gone within `timeout` seconds. Never waits longer."""
         try:

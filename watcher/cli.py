@@ -158,7 +158,7 @@ class _Progress:
     def __init__(self) -> None:
         self._enabled = sys.stderr.isatty()
         self._calls = 0
-        self._shown = False
+        self._shown = ""
 
     def show(self, waiting: Sequence[Any]) -> None:
         from watcher.core.wording import count, name
@@ -166,9 +166,10 @@ class _Progress:
         self._calls += 1
         if not self._enabled or self._calls < 3:
             return
-        self._shown = True
         line = f"waiting for {count(len(waiting), 'mount')}: {name(str(waiting[0]), 50)}"
-        click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
+        if line != self._shown:
+            self._shown = line
+            click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
 
     def clear(self) -> None:
         if self._shown:

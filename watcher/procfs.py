@@ -7,6 +7,7 @@ stat, task, children, comm, status, ns, and the stack of our own children. Not c
 from __future__ import annotations
 
 import os
+from itertools import dropwhile
 
 _CHUNK = 1 << 16  # the kernel gives at most a page of mountinfo at a time, whatever is asked for
 
@@ -61,8 +62,10 @@ def stack(proc: str, pid: int, tid: int) -> tuple[str, ...]:
         text = read(f"{proc}/{pid}/task/{tid}/stack").decode("ascii", "replace")
     except OSError:
         return ()
-    names = [line.rpartition(" ")[2].partition("+")[0] for line in text.splitlines() if line]
-    return tuple(name for name in names if name)
+    # "[<0>] rpc_wait_bit_killable+0x11/0x70 [sunrpc]"
+    names = [line.partition("] ")[2].partition("+")[0] for line in text.splitlines() if line]
+    # Some architectures show the scheduler's own frames on top: how it waits, not for what.
+    return tuple(dropwhile(lambda name: name.strip("_").startswith(("switch_to", "schedule", "io_schedule")), names))
 
 
 def boot_id(proc: str) -> str:

@@ -24,7 +24,7 @@ def on_grid(started: float, interval: float) -> float:
 def next_probe(reach: Reach, pace: Pace, *, started: float, now: float, failing_since: float | None) -> float:
     """When to probe again, after a report at `now` of a probe started at `started`."""
     if reach is Reach.RECOVERING:
-        return started + CONFIRM_AFTER
+        return now + CONFIRM_AFTER  # the first may have waited since before the server was back
     if reach in (Reach.SUSPECT, Reach.STALE):
         if failing_since is not None and now - failing_since > LONG_STALE:
             return now + max(LONG_STALE_PAUSE, pace.stale_interval - (now - started))

@@ -190,7 +190,9 @@ class Prober:
             try:
                 chunk = await child.read(timeout=max(0.0, sweep.ends_at() - monotonic()))
             except TimeoutError:
-                return
+                # What had come in the very turn of the loop in which the time ran out still counts.
+                if not (chunk := child.take()):
+                    return
             if not chunk:
                 self._void_rest(sweep, "the probe process ended")
                 return
