@@ -16,9 +16,14 @@ from watcher.model import HOST, Mount, Pace, Place
 # Kernel network file systems: the source names the server (nfs(5), mount.cifs(8), mount.ceph(8)).
 KERNEL_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph")
 # FUSE file systems whose source is [user@]host:path by their own mount helpers.
-_FUSE_REMOTE = ("fuse.sshfs", "fuse.glusterfs", "fuse.curlftpfs")
+_FUSE_REMOTE = ("fuse.sshfs", "fuse.glusterfs")
 _SMB = re.compile(r"^[/\\]{2}([^/\\]+)")
-_BRACKETED = re.compile(r"^\[([0-9A-Fa-f:.%\w]+)\]:")
+# "host:", "[fe80::1%eth0]:", with FUSE also "user@host:"
+_HOST = re.compile(r"^(?:\[([^\]]+)\]|([^:/\[\]]+)):")
+_USER = re.compile(r"^[^:/\[]*@")
+# "user@fsid.fsname=/path"; the older form is "mon1:6789,mon2:6789:/path"
+_CEPH = re.compile(r"^[^@/:=]*@([^=/]+)=")
+_CURLFTPFS = re.compile(r"^curlftpfs#\w+://(?:[^/@]*@)?([^/:]+)")
 
 
 def server_of(fstype: str, source: str) -> str | None:
@@ -26,15 +31,13 @@ def server_of(fstype: str, source: str) -> str | None:
     if fstype in ("cifs", "smb3", "smbfs"):
         return m[1] if (m := _SMB.match(source)) else None
     if fstype == "ceph":
-        # "mon1:6789,mon2:6789:/path" or "user@fsid.fsname=/path": the cluster, not one monitor of it
-        cluster = source.split("@", 1)[-1].split("=", 1)[0].split(":/", 1)[0]
-        return cluster or None
+        # the cluster, not one monitor of it
+        return m[1] if (m := _CEPH.match(source)) else source.split(":/", 1)[0] or None
+    if fstype == "fuse.curlftpfs":
+        return m[1] if (m := _CURLFTPFS.match(source)) else None
     if fstype in KERNEL_REMOTE or fstype in _FUSE_REMOTE:
-        host = source.split("@", 1)[-1] if fstype in _FUSE_REMOTE else source
-        if m := _BRACKETED.match(host):
-            return m[1]
-        name, colon, _ = host.partition(":")
-        return name if colon and name and "/" not in name else None
+        m = _HOST.match(_USER.sub("", source) if fstype in _FUSE_REMOTE else source)
+        return m[1] or m[2] if m else None
     return None
 
 

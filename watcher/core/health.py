@@ -192,8 +192,6 @@ class Health:
             return Signal.FAILED
         number = report.errno or errno.EIO
         self.error = describe_errno(number)
-        if number in _REFUSALS and not self.answered:
-            return Signal.REFUSED
         self.cause = _CAUSES.get(number, Cause.TIMEOUT if number == errno.ETIMEDOUT else Cause.ERROR)
         self.silent, self.stack = number in _SILENCES, ()
-        return Signal.FAILED
+        return Signal.REFUSED if number in _REFUSALS and not self.answered else Signal.FAILED

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from watcher.core.filters import server_of
 from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Superblock, Transition
 
-MemberKey = tuple[Kind, Superblock]
+MemberKey = tuple[Kind, Superblock, tuple[Place, ...]]
 
 
 class Condition(enum.StrEnum):
@@ -50,7 +50,8 @@ class Member:
 
     @property
     def key(self) -> MemberKey:
-        return self.kind, self.subject.superblock
+        # What has vanished did so at one place; everything else holds for all places of the superblock.
+        return self.kind, self.subject.superblock, self.subject.places if self.kind is Kind.VANISHED else ()
 
     def stands_at(self, places: Collection[Place]) -> bool:
         return any(place in places for place in self.subject.places)
@@ -137,14 +138,14 @@ class Incidents:
 
     def _began(self, member: Member, at: float) -> Incident:
         group, server = group_of(member.subject, member.kind)
-        for incident in self.open:
-            if incident.group == group:
-                return incident.with_member(member, at)
         for incident in self._all.values():
             # Mounted anew in the place of a dead one, and dead itself: the same trouble goes on.
             for old in incident.members:
                 if old.condition is Condition.GONE and old.kind is member.kind and old.stands_at(member.subject.places):
                     return incident.with_member(replace(member, since=old.since), at, replacing=old.key)
+        for incident in self.open:
+            if incident.group == group:
+                return incident.with_member(member, at)
         self._last += 1
         return Incident(self._last, group, server, at, (member,))
 

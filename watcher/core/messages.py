@@ -13,11 +13,12 @@ from datetime import datetime
 from watcher.core.incidents import Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
-from watcher.core.wording import cause_words, count, duration, name, place_name, printable
+from watcher.core.wording import cause_words, count, duration, name, place_name
 from watcher.model import HOST, Cause, Kind, Place, Subject
 
 MAX_LINES = 12
 MAX_PLACES = 6  # lines of places; the rest is counted
+MAX_ON_LINE = 4  # places on one line
 
 Local = Callable[[float], datetime]  # epoch seconds -> local time with its zone
 
@@ -39,7 +40,7 @@ class Sender:
 
 
 def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Local) -> Message:
-    """`told_down`: how many members the channel believes to be down."""
+    """`told_down`: how many mounts the channel believes to be down."""
     incident, topic = news.incident, news.topic
     head = f"{name(sender.host, 40)}: "
     late = _late_line(news, sender, now, local)
@@ -48,23 +49,22 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
     if topic in (Topic.PROBLEM, Topic.UPDATE):
         lines = _problem_lines(incident, now, local)
         title = _mark(incident) + head + _what(incident.down, incident.server)
-        if topic is Topic.UPDATE and len(incident.down) > told_down:
-            title += f" ({len(incident.down) - told_down} more)"
+        if topic is Topic.UPDATE and (more := len(_places(incident.down)) - told_down) > 0:
+            title += f" ({more} more)"
         kind = "failure" if _is_stale(incident.down) else "warning"
         return _message(title, lines, late, kind)
     lines = _ended_lines(incident)
-    span = _span(incident, local)
-    if topic is Topic.PARTIAL:
-        back = [m for m in incident.members if m.condition is not Condition.DOWN]
-        title = f"🟢 {head}{_who(back, incident.server)} ok after {duration(_end(incident) - incident.since)} ({span})"
-        title += f", {len(back)} of {len(incident.members)}"
-        return _message(title, lines, late, "warning")
+    span = _span(incident, now, local)
     if topic is Topic.LATE:
         title = f"⚪ {head}{_who(incident.members, incident.server)} was {_causes(incident.members)} {span}, told late"
         return _message(title, lines, late, "info")
-    outcome, mark, kind = _outcome(incident)
-    title = f"{mark} {head}{_who(incident.members, incident.server)} {outcome} "
+    over = [m for m in incident.members if m.condition is not Condition.DOWN]
+    outcome, mark, kind = _outcome(over)
+    title = f"{mark} {head}{_who(over, incident.server)} {outcome} "
     title += f"after {duration(_end(incident) - incident.since)} ({span})"
+    if topic is Topic.PARTIAL:
+        title += f", {len(_places(over))} of {len(_places(incident.members))}"
+        kind = "warning"
     return _message(title, lines, late, kind)
 
 
@@ -132,14 +132,15 @@ def _what(members: Sequence[Member], server: str | None) -> str:
     return text if len(places) == 1 else f"{text}, {count(len(places), 'mount')}"
 
 
-def _outcome(incident: Incident) -> tuple[str, str, str]:
-    conditions = {m.condition for m in incident.members}
+def _outcome(over: Sequence[Member]) -> tuple[str, str, str]:
+    """(words, mark, Apprise's type) for what is down no more."""
+    conditions = {m.condition for m in over}
     if conditions == {Condition.GONE}:
-        reasons = list(dict.fromkeys(m.reason for m in incident.members if m.reason))
+        reasons = list(dict.fromkeys(m.reason for m in over if m.reason))
         return " / ".join(reasons) or "unmounted", "⚪", "info"
     if Condition.REMOUNTED in conditions and Condition.OK not in conditions:
         return "remounted, ok", "🟢", "success"
-    kinds = {m.kind for m in incident.members}
+    kinds = {m.kind for m in over}
     if kinds == {Kind.READONLY}:
         return "writable again", "🟢", "success"
     if kinds == {Kind.VANISHED}:
@@ -169,17 +170,18 @@ def _place_lines(members: Sequence[Member], *, with_cause: bool = False, lead: s
     lines = []
     places = _places(members)
     for place, member in places[:MAX_PLACES]:
-        text = _place(place, member.subject)
-        text = f"host {text}" if place.namespace == HOST else text
-        if storage := _pve_storage(place):
-            text += f" (PVE storage {storage})"
-        if with_cause:
-            text += f" {cause_words(member.kind, member.cause, member.error)}"
-        text = lead + text
+        cause = f" {cause_words(member.kind, member.cause, member.error)}" if with_cause else ""
+        text = lead + _described(place, member) + cause
         lines.append(text[:1].upper() + text[1:])
     if len(places) > MAX_PLACES:
-        lines.append(f"and {count(len(places) - MAX_PLACES, 'more mount').replace('mounts', 'mounts')}")
+        lines.append(f"and {count(len(places) - MAX_PLACES, 'more mount')}")
     return lines
+
+
+def _described(place: Place, member: Member) -> str:
+    text = _place(place, member.subject)
+    text = f"host {text}" if place.namespace == HOST else text
+    return f"{text} (PVE storage {storage})" if (storage := _pve_storage(place)) else text
 
 
 def _pve_storage(place: Place) -> str:
@@ -199,10 +201,10 @@ def describe_type(fstype: str, options: str) -> str:
     if fstype in ("nfs", "nfs4"):
         version = option(options, "vers") or ""
         firmness = next((w for w in ("softerr", "soft", "hard") if option(options, w) is not None), "")
-        return " ".join(part for part in ("NFS", version, firmness) if part)
+        return name(" ".join(part for part in ("NFS", version, firmness) if part))
     if fstype in ("cifs", "smb3"):
-        return f"SMB {option(options, 'vers') or ''}".strip()
-    return printable(fstype)
+        return name(f"SMB {option(options, 'vers') or ''}".strip())
+    return name(fstype)
 
 
 def _why(down: Sequence[Member]) -> str:
@@ -220,11 +222,11 @@ def _advice(member: Member, server: str | None) -> list[str]:
     if not member.subject.places or member.subject.places[0].namespace != HOST:
         return []
     path = member.subject.places[0].mount_point
-    if not path.isprintable() or len(path) > 200:
-        return []
+    if name(path, 200) != path:
+        return []  # a command that was shortened or escaped would do something else
     quoted, fuse = shlex.quote(path), member.subject.fstype.startswith("fuse")
-    who = name(server) if server else "its server"
-    remount = f"Do: umount -l {quoted}; mount {quoted}"
+    who = name(server) if server else "what serves it"
+    again = "PVE mounts it again" if _pve_storage(member.subject.places[0]) else f"mount {quoted}"
     if member.kind is not Kind.STALE:
         return []
     match member.cause:
@@ -235,29 +237,36 @@ def _advice(member: Member, server: str | None) -> list[str]:
         case Cause.TIMEOUT:
             return [f"Do: revive {who}"]
         case Cause.STALE_HANDLE:
-            return [remount]
+            return [f"Do: umount -l {quoted}; {again}"]
         case Cause.DISCONNECTED if fuse:
             return [f"Do: umount -l {quoted}, then start what mounts it again"]
         case Cause.REFUSED:
             return [f"Do: see on {who} whether this host may still use {name(member.subject.source)}"]
         case _:
-            return [f"Do: see dmesg here, and {who}"]
+            return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
 
 
 def _ended_lines(incident: Incident) -> list[str]:
+    """One line for each way in which a part has ended, then what is still down: that must not be cut off."""
     groups = {
         "Ok: ": [m for m in incident.members if m.condition is Condition.OK],
         "Remounted: ": [m for m in incident.members if m.condition is Condition.REMOUNTED],
         "No longer mounted: ": [m for m in incident.members if m.condition is Condition.GONE],
     }
-    lines = []
-    for lead, members in groups.items():
-        if members:
-            lines += _place_lines(members, lead=lead)
+    lines = [lead + _listed(members) for lead, members in groups.items() if members]
     if incident.down:
-        lines += _place_lines(incident.down, with_cause=True, lead="🔴 Still: ")
+        lines += _place_lines(incident.down[:MAX_PLACES], with_cause=True, lead="🔴 Still: ")[:MAX_PLACES]
+        if (more := len(_places(incident.down)) - MAX_PLACES) > 0:
+            lines.append(f"and {count(more, 'more mount')}")
         lines += _advice(incident.down[0], incident.server)
     return lines
+
+
+def _listed(members: Sequence[Member]) -> str:
+    """Places on one line, the rest counted."""
+    places = _places(members)
+    text = ", ".join(_described(place, member) for place, member in places[:MAX_ON_LINE])
+    return text if len(places) <= MAX_ON_LINE else f"{text} and {len(places) - MAX_ON_LINE} more"
 
 
 def _late_line(news: News, sender: Sender, now: float, local: Local) -> str:
@@ -265,17 +274,25 @@ def _late_line(news: News, sender: Sender, now: float, local: Local) -> str:
         return ""
     if sender.unreachable_since is None:
         return "Told late"
-    return f"Told late: {name(sender.channel, 40)} unreachable from {local(sender.unreachable_since):%H:%M} on"
+    return f"Told late: {name(sender.channel, 40)} unreachable from {_minute(sender.unreachable_since, now, local)} on"
+
+
+def _day(wall: float, now: float, local: Local) -> str:
+    """The date, where it is not today's."""
+    moment = local(wall)
+    return "" if local(now).date() == moment.date() else f"{moment:%Y-%m-%d} "
+
+
+def _minute(wall: float, now: float, local: Local) -> str:
+    return f"{_day(wall, now, local)}{local(wall):%H:%M}"
 
 
 def _clock(wall: float, now: float, local: Local) -> str:
-    moment = local(wall)
-    day = "" if local(now).date() == moment.date() else f"{moment:%Y-%m-%d} "
-    return f"{day}{moment:%H:%M:%S %Z}".rstrip()
+    return f"{_day(wall, now, local)}{local(wall):%H:%M:%S %Z}".rstrip()
 
 
-def _span(incident: Incident, local: Local) -> str:
+def _span(incident: Incident, now: float, local: Local) -> str:
     began, ended = local(incident.since), local(_end(incident))
     if began.date() != ended.date():
         return f"{began:%Y-%m-%d %H:%M}–{ended:%Y-%m-%d %H:%M}"
-    return f"{began:%H:%M}–{ended:%H:%M}"
+    return f"{_minute(incident.since, now, local)}–{ended:%H:%M}"

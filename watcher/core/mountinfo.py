@@ -7,7 +7,7 @@ mounts hide each other. What is worth watching is decided in `filters`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from watcher.model import Mount
 
@@ -120,7 +120,7 @@ class Tree:
             return True  # the root, or what a chroot shows of it
         if not self._reached.get(parent.mount_id, True):
             return False
-        siblings = self._children[parent.mount_id]
+        siblings = self._children.get(parent.mount_id, {})
         if siblings.get(mount.mount_point) is not mount:
             return False
         if mount.mount_point == parent.mount_point:
@@ -130,16 +130,11 @@ class Tree:
         return not any(prefix in siblings for prefix in _prefixes(mount.mount_point, parent.mount_point))
 
 
-def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:
+def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
     """The visible mount on which an absolute, normalised path without symlinks lies."""
-    best: Mount | None = None
-    for mount in mounts:
-        point = mount.mount_point
-        # ">=": of stacked mounts the later line is the upper one, except for propagated ones; those
-        # share the file system's type, which is all that the callers ask for.
-        if (path == point or is_below(path, point)) and (best is None or len(point) >= len(best.mount_point)):
-            best = mount
-    return best
+    above = [m for m in mounts if path == m.mount_point or is_below(path, m.mount_point)]
+    tree = Tree(mounts)
+    return max((m for m in above if tree.is_visible(m)), key=lambda m: len(m.mount_point), default=None)
 
 
 def option(options: str, key: str) -> str | None:

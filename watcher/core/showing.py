@@ -27,8 +27,8 @@ def state_of(watched: Watched, standing: Standing, blocker: Place | None, not_as
     elif standing.idles_out and reach is Reach.UNKNOWN:
         reach, status = Reach.DENIED, "denied"
         error = "mounted on demand with an idle time-out: not asked, so that it can idle out"
-    elif reach is Reach.UNKNOWN and not_asked:
-        error = not_asked
+    elif not_asked:
+        reach, status, error = Reach.UNKNOWN, "unknown", not_asked
     elif status == "ok" and readonly:
         status = "readonly"
     failing = reach in FAILING

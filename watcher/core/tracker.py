@@ -38,6 +38,7 @@ from watcher.model import (
 )
 
 MAX_WEDGED = 64  # stuck threads in all, above which mounts never asked before are left alone
+MAX_MISSED = 2  # times in a row that another mount answered in its place, after which it is unknown
 SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
 
@@ -55,7 +56,7 @@ class Tracker:
         self._watched: dict[Superblock, Watched] = {}
         self._absent: set[Place] = set()  # gone by one reading of the table, not yet by a second
         self._departed = Departed()
-        self._answered: set[Identity] = set()  # in an earlier run
+        self._answered: set[Identity] = set()  # ever, also in an earlier run
         self._rereads: set[str] = set()
 
     # ---- what the shell asks
@@ -96,15 +97,16 @@ class Tracker:
 
     def answered(self) -> set[Identity]:
         """The mounts standing now that have ever answered."""
-        pairs = ((w, _identity(s)) for w in self._watched.values() for s in w.standings)
-        return {identity for watched, identity in pairs if watched.health.answered or identity in self._answered}
+        return self._answered & {_identity(s) for w in self._watched.values() for s in w.standings}
 
     def due(self, now: float) -> list[Probe]:
         """The probes to start now."""
         probes = []
         crowded = self._crowded()
         for watched in self._watched.values():
-            if watched.next_at > now + SLACK or not _may_ask(watched, crowded):
+            # Only what is well joins early: what fails is judged by the time since it was asked first.
+            slack = 0.0 if watched.health.reach in FAILING else SLACK
+            if watched.next_at > now + slack or not _may_ask(watched, crowded):
                 continue
             if standing := watched.way(self._reachable(watched)):
                 deep = watched.wants_deep(now)
@@ -141,6 +143,7 @@ class Tracker:
         out: list[Transition] = []
         absent: set[Place] = set()
         for watched in list(self._watched.values()):
+            show_only, gone = watched.show_only, list[Standing]()
             for standing in [s for s in watched.standings if s.place.namespace == namespace]:
                 there = found.get(standing.place)
                 if there is not None and there.superblock == watched.superblock:
@@ -149,16 +152,18 @@ class Tracker:
                     # A table that changes while it is read can miss a line: gone is what is gone twice.
                     absent.add(standing.place)
                 else:
-                    out += self._left(watched, standing, now, reason, replaced=there is not None)
+                    gone.append(standing)
+            out += self._left(watched, gone, now, reason, replaced={s.place for s in gone if s.place in found})
+            out += watched.show_only_changed(show_only, now)
         for standing in found.values():
-            self._arrived(standing, now)
+            out += self._arrived(standing, now)
         self._absent = {p for p in self._absent if p.namespace != namespace} | absent
         if absent:
             self._rereads.add(namespace)
         self._release_behind()
         return out + [t for watched in self._watched.values() for t in watched.check_readonly(now)]
 
-    def _arrived(self, standing: Standing, now: float) -> None:
+    def _arrived(self, standing: Standing, now: float) -> list[Transition]:
         watched = self._watched.get(standing.superblock)
         if watched is None:
             health = Health(answered=_identity(standing) in self._answered)
@@ -166,21 +171,30 @@ class Tracker:
         elif watched.lost_way:
             watched.next_at = now  # another way to it
         watched.standings.append(standing)
-        if (since := self._departed.replaced(standing.place, now)) is not None:
+        since = self._departed.replaced(standing.place, now)
+        if watched.health.reach is Reach.OK:
+            # Another place of what is known to be good: the answer is there already.
+            self._answered.add(_identity(standing))
+            return watched.remounted(standing, since, now) + self._departed.answers(standing.place, now)
+        if since is not None:
             watched.replaces_since = since
+        return []
 
     def _left(
-        self, watched: Watched, standing: Standing, now: float, reason: str, *, replaced: bool
+        self, watched: Watched, gone: list[Standing], now: float, reason: str, *, replaced: set[Place]
     ) -> list[Transition]:
-        """A mount no longer stands in this place, or something else does."""
-        place, health, out = standing.place, watched.health, list[Transition]()
-        if health.reach in ALARMED and health.failing_since is not None:
-            self._departed.died(place, health.failing_since, now)
-        elif not replaced and reason == UNMOUNTED and health.reach is Reach.OK and not standing.show_only:
-            out += self._departed.vanished(place, subject_of(watched.superblock, [standing]), now)
-        watched.leave(standing)
+        """A mount no longer stands in these places, or, in the `replaced` ones, something else does."""
+        health, out = watched.health, list[Transition]()
+        was_good = reason == UNMOUNTED and health.reach is Reach.OK
+        for standing in gone:
+            place = standing.place
+            watched.leave(standing)
+            if health.reach in ALARMED and health.failing_since is not None:
+                self._departed.died(place, health.failing_since, now)
+            elif was_good and place not in replaced and not standing.show_only:
+                out += self._departed.vanished(place, subject_of(watched.superblock, [standing]), now)
         if not watched.standings:
-            out += watched.gone(standing, now, reason)
+            out += watched.gone(gone, now, reason)
             del self._watched[watched.superblock]
         return out
 
@@ -197,9 +211,11 @@ class Tracker:
         watched = self._watched.get(probe.superblock)
         if watched is None:
             return []  # unmounted meanwhile
-        watched.asked = None
         if report.wedged is not None:
             watched.wedged, watched.wedged_since = report.wedged, report.started
+        if watched.asked != probe:
+            return []  # of the mount that stood there before
+        watched.asked = None
         if report.verdict is Verdict.NOT_THIS_MOUNT:
             self._rereads.add(probe.place.namespace)
             watched.missed += 1
@@ -222,8 +238,9 @@ class Tracker:
             health.reach, watched.pace, started=report.started, now=now, failing_since=health.failing_since
         )
         out = watched.changed_from(before, now)
-        if health.reach is Reach.OK:
+        if health.reach is Reach.OK and before is not Reach.OK:
             for standing in watched.standings:
+                self._answered.add(_identity(standing))
                 out += self._departed.answers(standing.place, now)
             if before in ALARMED:
                 self._hurry_kin(watched, now)
@@ -237,7 +254,10 @@ class Tracker:
             watched.lost_way.clear()
             return False
         watched.lost_way.add(report.probe.place)
-        return any(s.place not in watched.lost_way for s in self._reachable(watched))
+        if any(s.place not in watched.lost_way for s in self._reachable(watched)):
+            return True
+        watched.lost_way = {report.probe.place}  # all are lost; the next probe tries another all the same
+        return False
 
     def _freed(self, wedged: Wedged, now: float) -> None:
         for watched in self._watched.values():
@@ -302,9 +322,9 @@ class Tracker:
         if over and watched.health.reach in ALARMED and not watched.lost_way:
             over = None  # it failed by itself before
         reason = ""
-        if crowded:
+        if crowded and watched.health.reach is Reach.UNKNOWN:
             reason = f"not probed: {MAX_WEDGED} probes hang already"
-        elif watched.missed > 2:
+        elif watched.missed > MAX_MISSED and watched.health.reach in (Reach.UNKNOWN, Reach.OK):
             reason = "another mount stands in its place or in its way"
         return state_of(watched, standing, over.standings[0].place if over else None, reason)
 

@@ -62,7 +62,7 @@ class Watched:
         if reach is before or self.show_only:
             return []
         subject = subject_of(self.superblock, self.standings)
-        if reach is Reach.STALE and before not in ALARMED:
+        if reach in ALARMED and before not in ALARMED:
             since = health.failing_since if health.failing_since is not None else now
             return [Transition(Kind.STALE, Change.BEGAN, subject, now, since, health.cause, health.error, health.stack)]
         if reach is not Reach.OK:
@@ -87,15 +87,30 @@ class Watched:
         since, self.readonly_since = self.readonly_since, None
         return [Transition(Kind.READONLY, Change.ENDED, subject_of(self.superblock, self.standings), now, since or now)]
 
-    def gone(self, standing: Standing, now: float, reason: str) -> list[Transition]:
-        """The last place is gone: what was told of it ends, and that is no recovery."""
-        if standing.show_only:
+    def remounted(self, standing: Standing, since: float | None, now: float) -> list[Transition]:
+        """It stands, and is good, where a dead mount stood that had failed since then."""
+        if since is None or standing.show_only:
             return []
-        subject, out = subject_of(self.superblock, [standing]), []
+        return [Transition(Kind.STALE, Change.REMOUNTED, subject_of(self.superblock, [standing]), now, since)]
+
+    def show_only_changed(self, before: bool, now: float) -> list[Transition]:
+        """The rules have changed: what is stale already is told from now on, or ends being told."""
+        if not self.standings or self.show_only == before:
+            return []
+        if self.show_only:
+            return self.gone(self.standings, now, "only shown from now on", told=True)
+        return self.changed_from(Reach.SUSPECT, now) if self.health.reach in ALARMED else []
+
+    def gone(self, gone: list[Standing], now: float, reason: str, *, told: bool = False) -> list[Transition]:
+        """The last places are gone: what was told of it ends, and that is no recovery."""
+        if all(s.show_only for s in gone) and not told:
+            return []
+        subject, out = subject_of(self.superblock, gone), []
         if self.health.reach in ALARMED and self.health.failing_since is not None:
             out.append(Transition(Kind.STALE, Change.GONE, subject, now, self.health.failing_since, reason=reason))
         if self.readonly_since is not None:
             out.append(Transition(Kind.READONLY, Change.GONE, subject, now, self.readonly_since, reason=reason))
+            self.readonly_since = None
         return out
 
     # ---- read-only

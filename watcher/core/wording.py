@@ -15,7 +15,7 @@ NAME_WIDTH = 80  # characters of a name in a message or a log line; the middle i
 # Cc, Cf (bidirectional controls, zero width), Cs (undecodable bytes), Co, Cn, Zl, Zp: nothing a person should get raw
 _UNPRINTABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 # Chat services read these as calls to all members, whoever sent them.
-_MENTION = re.compile(r"@(?=everyone\b|here\b|channel\b|all\b)", re.IGNORECASE)
+_MENTION = re.compile(r"@(?=everyone|here|channel|all\b)", re.IGNORECASE)
 
 CAUSES = {
     Cause.TIMEOUT: "NO ANSWER",
@@ -103,8 +103,8 @@ def size(count: int) -> str:
     """Bytes in binary units with three figures: "1.82 TiB"."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1000 or unit == "PiB":
-            digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
+        if value < 999.5 or unit == "PiB":
+            digits = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
             return f"{value:.{digits}f} {unit}"
         value /= 1024
     raise AssertionError

@@ -22,7 +22,7 @@ import anyio
 
 from watcher.children import Child, Children
 from watcher.core import messages, outbox
-from watcher.core.incidents import Incidents
+from watcher.core.incidents import Incident, Incidents
 from watcher.core.messages import Message
 from watcher.core.outbox import News, Told
 
@@ -230,7 +230,7 @@ class Sender:
         now = self._clock()
         message = messages.compose(
             news,
-            len(told.down) if told else 0,
+            _mounts_down(news.incident, told),
             messages.Sender(self._host, channel.name, channel.failing_since),
             now=now,
             local=local_time,
@@ -279,6 +279,11 @@ class Sender:
                 self._incidents.drop(incident.number)
                 for channel in self._channels.values():
                     channel.ledger.pop(incident.number, None)
+
+
+def _mounts_down(incident: Incident, told: Told | None) -> int:
+    """How many mounts the channel believes to be down."""
+    return sum(len(m.subject.places) for m in incident.members if m.slot in told.down) if told else 0
 
 
 def local_time(wall: float) -> datetime:

@@ -1,0 +1,563 @@
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.mounts import subject
+from watcher.core import messages
+from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.messages import MAX_LINES, Message, Sender, compose, describe_type
+from watcher.core.outbox import News, Topic
+from watcher.model import Cause, Kind, Place, Subject, Superblock
+
+BERLIN = ZoneInfo("Europe/Berlin")
+DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED
+
+
+def local(wall: float) -> datetime:
+    return datetime.fromtimestamp(wall, BERLIN)
+
+
+def clock(text: str) -> float:
+    """Epoch seconds of a time of day in Berlin, on 1 July 2026 unless a date is given."""
+    text = text if "-" in text else f"2026-07-01 {text}"
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()
+
+
+def member(
+    about: Subject,
+    condition: Condition = DOWN,
+    *,
+    since: str = "02:10:07",
+    changed: str = "02:10:27",
+    kind: Kind = Kind.STALE,
+    cause: Cause | None = Cause.TIMEOUT,
+    error: str = "no answer within 5 s",
+    stack: Sequence[str] = (),
+    reason: str = "",
+) -> Member:
+    return Member(kind, about, condition, clock(since), clock(changed), cause, error, tuple(stack), reason)
+
+
+def incident(*members: Member, server: str | None = "nas01", group: str = "server nas01") -> Incident:
+    numbered = [replace(m, slot=n) for n, m in enumerate(members)]
+    down = any(m.condition is DOWN for m in members)
+    closed = None if down else max(m.changed for m in members)
+    return Incident(1, group, server, min(m.changed for m in members), tuple(numbered), closed)
+
+
+def told(
+    topic: Topic,
+    about: Incident,
+    *,
+    now: str = "02:10:30",
+    due: str | None = None,
+    told_down: int = 0,
+    unreachable_since: str | None = None,
+    host: str = "pve3",
+    channel: str = "Telegram",
+) -> Message:
+    sender = Sender(host, channel, clock(unreachable_since) if unreachable_since else None)
+    return compose(News(about, topic, clock(due or now)), told_down, sender, now=clock(now), local=local)
+
+
+def text(message: Message) -> str:
+    return f"[{message.type}] {message.title}\n{message.body}"
+
+
+NAS01 = subject("/mnt/pve/nas01", source="nas01:/data")
+IN_101 = subject(Place("ct:101", "/media"), source="nas01:/media", device="0:51", names=[("ct:101", "plex")])
+IN_105 = subject(Place("ct:105", "/data"), source="nas01:/data", device="0:52", names=[("ct:105", "arr")])
+RCLONE = subject("/mnt/cloud", source="remote:", fstype="fuse.rclone", device="0:60", options="rw")
+CIFS = subject("/mnt/smb", source="//nas01/share", fstype="cifs", device="0:61", options="rw,vers=3.1.1")
+
+# ---- the models
+
+
+def test_a_server_is_dead() -> None:
+    """The first model."""
+    message = told(Topic.PROBLEM, incident(member(NAS01), member(IN_101), member(IN_105)))
+    assert text(message) == "\n".join(
+        [
+            "[failure] 🔴 pve3: nas01 NO ANSWER, 3 mounts",
+            "Since 02:10:07 CEST",
+            "Host /mnt/pve/nas01 (PVE storage nas01)",
+            "CT 101 plex /media",
+            "CT 105 arr /data",
+            "nas01:/data; NFS 4.2 hard",
+            "No answer within 5 s",
+            "Do: revive nas01; hard mounts resume alone",
+        ]
+    )
+
+
+def test_a_stale_handle_in_a_container() -> None:
+    """The second model, as far as containers are known yet."""
+    stale = member(
+        IN_105, since="14:03:00", changed="14:03:05", cause=Cause.STALE_HANDLE, error="Stale file handle (ESTALE)"
+    )
+    message = told(Topic.PROBLEM, incident(stale), now="14:03:10")
+    assert text(message) == "\n".join(
+        [
+            "[failure] 🔴 pve3: CT 105 arr /data STALE HANDLE",
+            "Since 14:03:00 CEST",
+            "CT 105 arr /data",
+            "nas01:/data; NFS 4.2 hard",
+            "Stale file handle (ESTALE)",
+        ]
+    )
+
+
+def test_some_are_back() -> None:
+    """The third model."""
+    third = member(
+        IN_105,
+        cause=Cause.STALE_HANDLE,
+        error="Stale file handle (ESTALE)",
+        since="02:10:20",
+    )
+    back = [member(NAS01, OK, changed="02:53:10"), member(IN_101, OK, changed="02:53:05")]
+    message = told(
+        Topic.PARTIAL,
+        incident(*back, third),
+        now="02:58:30",
+        due="02:53:13",
+        told_down=3,
+        unreachable_since="02:53:14",
+    )
+    assert text(message) == "\n".join(
+        [
+            "[warning] 🟢 pve3: nas01 ok after 43 min (02:10–02:53), 2 of 3",
+            "Ok: host /mnt/pve/nas01 (PVE storage nas01), CT 101 plex /media",
+            "🔴 Still: CT 105 arr /data STALE HANDLE",
+            "Told late: Telegram unreachable from 02:53 on",
+        ]
+    )
+
+
+# ---- the other topics
+
+
+def test_one_more() -> None:
+    message = told(Topic.UPDATE, incident(member(NAS01), member(IN_101)), told_down=1)
+    assert message.title == "🔴 pve3: nas01 NO ANSWER, 2 mounts (1 more)"
+
+
+def test_all_is_back() -> None:
+    message = told(Topic.RECOVERED, incident(member(NAS01, OK, changed="02:53:10")), now="02:53:10")
+    assert text(message) == "\n".join(
+        [
+            "[success] 🟢 pve3: /mnt/pve/nas01 ok after 43 min (02:10–02:53)",
+            "Ok: host /mnt/pve/nas01 (PVE storage nas01)",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "title", "kind"),
+    [
+        (
+            [member(NAS01, GONE, changed="02:20:07", reason="unmounted")],
+            "⚪ pve3: /mnt/pve/nas01 unmounted after 10 min (02:10–02:20)",
+            "info",
+        ),
+        (
+            [member(IN_101, GONE, changed="02:20:07", reason="container stopped")],
+            "⚪ pve3: CT 101 plex /media container stopped after 10 min (02:10–02:20)",
+            "info",
+        ),
+        (
+            [member(NAS01, REMOUNTED, changed="02:20:07", reason="unmounted")],
+            "🟢 pve3: /mnt/pve/nas01 remounted, ok after 10 min (02:10–02:20)",
+            "success",
+        ),
+        (
+            [member(NAS01, OK, changed="02:20:07"), member(IN_101, GONE, changed="02:19:07", reason="unmounted")],
+            "🟢 pve3: nas01 ok after 10 min (02:10–02:20)",
+            "success",
+        ),
+        (
+            [member(NAS01, OK, changed="02:20:07", kind=Kind.READONLY, cause=None)],
+            "🟢 pve3: /mnt/pve/nas01 writable again after 10 min (02:10–02:20)",
+            "success",
+        ),
+        (
+            [member(NAS01, OK, changed="02:20:07", kind=Kind.VANISHED, cause=Cause.VANISHED)],
+            "🟢 pve3: /mnt/pve/nas01 mounted again after 10 min (02:10–02:20)",
+            "success",
+        ),
+    ],
+)
+def test_how_it_ended(members: list[Member], title: str, kind: str) -> None:
+    closed = all(m.condition is GONE for m in members)
+    message = told(Topic.CLOSED if closed else Topic.RECOVERED, incident(*members), now="02:20:20")
+    assert (message.title, message.type) == (title, kind)
+
+
+def test_told_late() -> None:
+    message = told(
+        Topic.LATE,
+        incident(member(NAS01, OK, changed="02:55:10")),
+        now="03:10:00",
+        due="02:55:10",
+        unreachable_since="02:10:30",
+    )
+    assert text(message) == "\n".join(
+        [
+            "[info] ⚪ pve3: /mnt/pve/nas01 was NO ANSWER 02:10–02:55, told late",
+            "Ok: host /mnt/pve/nas01 (PVE storage nas01)",
+            "Told late: Telegram unreachable from 02:10 on",
+        ]
+    )
+
+
+@pytest.mark.parametrize(("now", "late"), [("02:11:29", False), ("02:11:30", True)])
+def test_what_is_late_says_so(now: str, late: bool) -> None:
+    message = told(Topic.PROBLEM, incident(member(NAS01)), now=now, due="02:10:30", unreachable_since="02:10:31")
+    assert ("Told late: Telegram unreachable from 02:10 on" in message.body.splitlines()) is late
+
+
+def test_readonly_and_vanished_are_warnings() -> None:
+    readonly = told(Topic.PROBLEM, incident(member(NAS01, kind=Kind.READONLY, cause=None, error="became read-only")))
+    vanished = told(
+        Topic.PROBLEM, incident(member(NAS01, kind=Kind.VANISHED, cause=Cause.VANISHED, error="no longer mounted"))
+    )
+    assert (readonly.type, readonly.title) == ("warning", "🟠 pve3: /mnt/pve/nas01 READ-ONLY")
+    assert (vanished.type, vanished.title) == ("warning", "🟠 pve3: /mnt/pve/nas01 NOT MOUNTED")
+
+
+def test_the_watchers_own_trouble() -> None:
+    own = Subject(Superblock("", "", "", "configuration"), (), "")
+    began = incident(
+        member(own, kind=Kind.WATCHER, cause=None, error="Running on the last good configuration. line 3: x"),
+        server=None,
+        group="watcher",
+    )
+    assert text(told(Topic.PROBLEM, began)) == (
+        "[warning] 🟠 pve3: watcher needs attention\nRunning on the last good configuration. line 3: x"
+    )
+    ended = incident(member(own, OK, kind=Kind.WATCHER, cause=None), server=None, group="watcher")
+    assert text(told(Topic.RECOVERED, ended)) == (
+        "[success] 🟢 pve3: watcher is in order again\nIts configuration can be used again"
+    )
+
+
+def test_test_message() -> None:
+    message = messages.test_message("pve3", "mail\n@everyone")
+    assert message.title == "🔔 pve3: test message of watcher"
+    assert "\n" not in message.body
+    assert "@everyone" not in message.body
+
+
+# ---- true words
+
+
+def test_a_part_that_was_unmounted_is_not_called_ok() -> None:
+    """Only a successful probe ends stale; unmounted is something else."""
+    gone = member(NAS01, GONE, changed="02:20:07", reason="unmounted")
+    message = told(Topic.PARTIAL, incident(gone, member(IN_101)), now="02:20:20", told_down=2)
+    assert "ok" not in message.title
+    assert "🟢" not in message.title
+    assert "No longer mounted: host /mnt/pve/nas01 (PVE storage nas01)" in message.body
+
+
+def test_numbers_of_mounts_mean_the_same_in_all_messages() -> None:
+    """Two places of one file system and one of another are three mounts, now and when some are back."""
+    twice = subject("/mnt/a", "/srv/a", source="nas01:/a")
+    first = told(Topic.PROBLEM, incident(member(twice), member(IN_101)))
+    assert first.title.endswith(", 3 mounts")
+    back = told(Topic.PARTIAL, incident(member(twice, OK, changed="02:30:07"), member(IN_101)), told_down=2)
+    assert back.title.endswith(", 2 of 3")
+
+
+def many(number: int, condition: Condition = DOWN, *, first: int = 0) -> list[Member]:
+    return [
+        member(subject(f"/mnt/{n}", source=f"nas01:/{n}", device=f"0:{n}"), condition, changed="02:20:07")
+        for n in range(first, first + number)
+    ]
+
+
+def test_places_beyond_the_sixth_are_counted() -> None:
+    lines = told(Topic.PROBLEM, incident(*many(6))).body.splitlines()
+    assert lines[1:8] == [f"Host /mnt/{n}" for n in range(6)] + ["nas01:/0; NFS 4.2 hard"]
+    lines = told(Topic.PROBLEM, incident(*many(7))).body.splitlines()
+    assert lines[7] == "and 1 more mount"
+    lines = told(Topic.PROBLEM, incident(*many(10_000))).body.splitlines()
+    assert lines[7] == "and 9994 more mounts"
+    assert lines[-1] == "Do: revive nas01; hard mounts resume alone"
+
+
+@pytest.mark.parametrize(("back", "remounted", "gone"), [(1, 0, 0), (7, 0, 0), (7, 7, 0), (7, 7, 7), (500, 500, 500)])
+def test_whatever_is_back_what_is_still_down_is_said(back: int, remounted: int, gone: int) -> None:
+    members = [
+        *many(back, OK),
+        *many(remounted, REMOUNTED, first=1000),
+        *many(gone, GONE, first=2000),
+        *many(1, DOWN, first=3000),
+    ]
+    body = told(Topic.PARTIAL, incident(*members), told_down=len(members), now="02:20:20").body
+    assert "🔴 Still: host /mnt/3000 NO ANSWER" in body.splitlines()
+
+
+def test_causes_that_differ_stand_beside_their_places() -> None:
+    lines = told(
+        Topic.PROBLEM, incident(member(NAS01), member(CIFS, cause=Cause.ERROR, error="Host is down (EHOSTDOWN)"))
+    )
+    assert lines.title == "🔴 pve3: nas01 NO ANSWER / ERROR Host is down (EHOSTDOWN), 2 mounts"
+    assert "Host /mnt/smb ERROR Host is down (EHOSTDOWN)" in lines.body.splitlines()
+
+
+def test_where_it_hangs() -> None:
+    hanging = member(RCLONE, stack=["request_wait_answer", "fuse_simple_request", "fuse_statfs", "vfs_statfs"])
+    body = told(Topic.PROBLEM, incident(hanging, server=None)).body
+    assert "No answer within 5 s; hangs in request_wait_answer < fuse_simple_request < fuse_statfs" in body.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("about", "cause", "advice"),
+    [
+        (NAS01, Cause.TIMEOUT, "Do: revive nas01; hard mounts resume alone"),
+        (CIFS, Cause.TIMEOUT, "Do: revive nas01"),
+        (RCLONE, Cause.TIMEOUT, "Do: see to the process that serves it; to give it up: umount -l /mnt/cloud"),
+        (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb; mount /mnt/smb"),
+        (RCLONE, Cause.DISCONNECTED, "Do: umount -l /mnt/cloud, then start what mounts it again"),
+        (NAS01, Cause.REFUSED, "Do: see on nas01 whether this host may still use nas01:/data"),
+        (NAS01, Cause.IO_ERROR, "Do: see dmesg here, and nas01"),
+        (subject("/mnt/a b'c"), Cause.STALE_HANDLE, """Do: umount -l '/mnt/a b'"'"'c'; mount '/mnt/a b'"'"'c'"""),
+        (subject("/mnt/$(reboot)"), Cause.STALE_HANDLE, "Do: umount -l '/mnt/$(reboot)'; mount '/mnt/$(reboot)'"),
+    ],
+)
+def test_advice(about: Subject, cause: Cause, advice: str) -> None:
+    server = None if about is RCLONE else "nas01"
+    assert told(Topic.PROBLEM, incident(member(about, cause=cause), server=server)).body.splitlines()[-1] == advice
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        pytest.param(subject("/mnt/a\nb"), id="not to be typed"),
+        pytest.param(subject("/mnt/" + "x" * 300), id="too long to be shown whole"),
+        pytest.param(IN_105, id="not a path of the host"),
+        pytest.param(subject(Place("ct:1", "/x"), "/mnt/x"), id="first in a container"),
+    ],
+)
+def test_no_advice_that_cannot_be_followed(about: Subject) -> None:
+    assert "Do:" not in told(Topic.PROBLEM, incident(member(about, cause=Cause.STALE_HANDLE))).body
+
+
+def test_pve_mounts_its_storages_itself() -> None:
+    """They are not in fstab: `mount /mnt/pve/nas01` only says that it cannot find it there."""
+    body = told(Topic.PROBLEM, incident(member(NAS01, cause=Cause.STALE_HANDLE))).body
+    assert "umount -l /mnt/pve/nas01" in body
+    assert "; mount /mnt/pve/nas01" not in body
+
+
+def test_without_a_server_nothing_is_said_of_one() -> None:
+    body = told(
+        Topic.PROBLEM, incident(member(RCLONE, cause=Cause.IO_ERROR, error="Input/output error (EIO)"), server=None)
+    ).body
+    assert "server" not in body
+
+
+@pytest.mark.parametrize(
+    ("fstype", "options", "words"),
+    [
+        ("nfs4", "rw,vers=4.2,hard", "NFS 4.2 hard"),
+        ("nfs", "rw,vers=3,soft", "NFS 3 soft"),
+        ("nfs4", "rw,vers=4.1,softerr", "NFS 4.1 softerr"),
+        ("nfs4", "rw", "NFS"),
+        ("cifs", "rw,vers=3.1.1", "SMB 3.1.1"),
+        ("smb3", "rw", "SMB"),
+        ("fuse.sshfs", "rw", "fuse.sshfs"),
+        ("ceph", "rw", "ceph"),
+    ],
+)
+def test_describe_type(fstype: str, options: str, words: str) -> None:
+    assert describe_type(fstype, options) == words
+
+
+# ---- days and zones
+
+
+def test_another_day_is_named() -> None:
+    body = told(Topic.PROBLEM, incident(member(NAS01, since="2026-06-30 23:59:50")), now="00:00:20").body
+    assert body.splitlines()[0] == "Since 2026-06-30 23:59:50 CEST"
+
+
+def test_a_span_over_midnight_names_both_days() -> None:
+    over = member(NAS01, OK, since="2026-06-30 23:50:00", changed="2026-07-01 00:10:00")
+    title = told(Topic.RECOVERED, incident(over), now="00:10:00").title
+    assert title.endswith("ok after 20 min (2026-06-30 23:50–2026-07-01 00:10)")
+
+
+def test_winter_is_another_zone() -> None:
+    body = told(Topic.PROBLEM, incident(member(NAS01, since="2026-12-01 12:00:00")), now="2026-12-01 12:00:30").body
+    assert body.splitlines()[0] == "Since 12:00:00 CET"
+
+
+def test_the_hour_that_comes_twice_does_not_shorten_an_outage() -> None:
+    began = clock("2026-10-25 02:50:00")
+    over = Member(Kind.STALE, NAS01, OK, began, began + 3600, Cause.TIMEOUT)
+    title = told(Topic.RECOVERED, incident(over), now="2026-10-25 04:00:00").title
+    assert "ok after 1 h " in title
+
+
+def test_late_by_days_names_the_day() -> None:
+    """`02:53` alone would be taken for today's."""
+    message = told(
+        Topic.RECOVERED,
+        incident(member(NAS01, OK, changed="02:55:00")),
+        now="2026-07-03 08:00:00",
+        due="02:55:00",
+        unreachable_since="02:53:00",
+    )
+    assert "2026-07-01" in message.title
+    assert message.body.splitlines()[-1] == "Told late: Telegram unreachable from 2026-07-01 02:53 on"
+
+
+# ---- hostile names
+
+HOSTILE = [
+    "/mnt/a\nb",
+    "/mnt/\x1b[31mred\x1b[0m",
+    "/mnt/\u202egpj",
+    "/mnt/@everyone",
+    "/mnt/" + "x" * 4000,
+    b"/mnt/\xff\xfe".decode("utf-8", "surrogateescape"),
+    "/mnt/pve/\u2028@here",
+    "; rm -rf /",
+    "",
+]
+names = st.text(st.characters(codec=None), max_size=30) | st.sampled_from(HOSTILE)
+places = st.builds(Place, st.sampled_from(["host", "ct:101"]), names.map(lambda n: f"/{n}"))
+subjects = st.builds(
+    Subject,
+    st.builds(
+        Superblock,
+        st.integers(0, 10**6).map(lambda n: f"0:{n}"),
+        names,
+        st.sampled_from(["nfs4", "cifs", "ceph", "fuse", "fuse.sshfs"]) | names.map(lambda n: f"fuse.{n}"),
+        names | names.map(lambda n: f"{n}:/x"),
+    ),
+    st.lists(places, min_size=1, max_size=9).map(tuple),
+    names.map(lambda n: f"rw,{n}") | st.sampled_from(["rw,vers=4.2,hard", "rw,vers=3,soft"]),
+    st.just((("ct:101", "x\n@everyone\x1b"),)),
+)
+ERRORS = ["", "no answer within 5 s", "No route to host (EHOSTUNREACH)", "Host is down (EHOSTDOWN)"]
+ERRORS += ["Transport endpoint is not connected (ENOTCONN)", "answers with an impossible size"]
+times = st.floats(clock("2026-01-01"), clock("2026-12-31"))
+members = st.builds(
+    Member,
+    st.sampled_from([Kind.STALE, Kind.STALE, Kind.READONLY, Kind.VANISHED]),
+    subjects,
+    st.sampled_from(list(Condition)),
+    times,
+    times,
+    st.sampled_from(list(Cause)),
+    st.sampled_from(ERRORS),
+    st.sampled_from([(), ("rpc_wait_bit_killable",), ("request_wait_answer", "fuse_statfs", "a", "b")]),
+    st.sampled_from(["", "unmounted", "container stopped"]),
+)
+
+
+def hostile(
+    topic: Topic,
+    parts: Sequence[Member],
+    server: str | None,
+    host: str,
+    channel: str,
+    now: float,
+    late: float,
+    told_down: int,
+) -> Message:
+    """A message about the worst of names."""
+    if topic in (Topic.PROBLEM, Topic.UPDATE):
+        parts = [*parts, member(NAS01)]
+    elif topic is Topic.PARTIAL:
+        parts = [*parts, member(NAS01, OK), member(CIFS)]
+    else:
+        parts = [replace(m, condition=OK) if m.condition is DOWN else m for m in parts]
+    about = incident(*parts, server=server)
+    return compose(News(about, topic, now - late), told_down, Sender(host, channel, now - late), now=now, local=local)
+
+
+hostile_messages = st.builds(
+    hostile,
+    st.sampled_from(list(Topic)),
+    st.lists(members, min_size=1, max_size=9),
+    st.none() | names,
+    names,
+    names,
+    times,
+    st.floats(0, 1e6),
+    st.integers(0, 12),
+)
+quick = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+TEN_THOUSAND = hostile(Topic.PROBLEM, many(10_000), "nas01", "x" * 4000, "y" * 4000, clock("03:00"), 3600.0, 1)
+
+
+@quick
+@given(hostile_messages)
+@example(TEN_THOUSAND)
+def test_a_message_has_its_bounds(message: Message) -> None:
+    lines = message.body.split("\n")
+    assert 1 <= len(lines) <= MAX_LINES
+    assert max(map(len, lines)) <= 400
+    assert len(message.title) <= 300
+
+
+@quick
+@given(hostile_messages)
+def test_a_message_is_plain_text(message: Message) -> None:
+    # The word joiner is ours: it takes the call out of a name.
+    shown = f"{message.title}{message.body}".replace("\u2060", "").replace("\n", "")
+    assert [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")] == []
+    assert "\n" not in message.title
+    shown.encode("utf-8")
+
+
+@quick
+@given(hostile_messages)
+def test_a_message_calls_nobody(message: Message) -> None:
+    shown = f"{message.title}\n{message.body}".lower()
+    assert "@everyone" not in shown
+    assert "@here" not in shown
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        pytest.param(subject("/mnt/@everyone"), id="mount point"),
+        pytest.param(subject(source="@everyone:/x"), id="source"),
+        pytest.param(subject(fstype="fuse.@everyone"), id="type"),
+        pytest.param(subject(Place("ct:1", "/x"), names=[("ct:1", "@everyone")]), id="container"),
+    ],
+)
+@pytest.mark.parametrize("cause", [Cause.TIMEOUT, Cause.STALE_HANDLE, Cause.REFUSED])
+def test_no_part_of_a_mount_calls_everyone(about: Subject, cause: Cause) -> None:
+    message = told(Topic.PROBLEM, incident(member(about, cause=cause), server=None))
+    assert "@everyone" not in message.title + message.body
+
+
+def test_a_type_is_no_longer_than_another_name() -> None:
+    """Whoever may mount a FUSE file system names its type."""
+    message = told(Topic.PROBLEM, incident(member(subject(fstype="fuse." + "x" * 4000)), server=None))
+    assert max(map(len, message.body.splitlines())) <= 200
+
+
+@quick
+@given(names.map(lambda n: f"/mnt/{n}"), st.sampled_from(list(Cause)))
+def test_commands_can_be_pasted(point: str, cause: Cause) -> None:
+    body = told(Topic.PROBLEM, incident(member(subject(point), cause=cause))).body
+    lines = [line for line in body.splitlines() if "umount" in line]
+    for line in lines:
+        words = shlex.split(line)
+        assert words[words.index("-l") + 1].rstrip(";,") == point.rstrip(";,")

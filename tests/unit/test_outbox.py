@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.mounts import subject
+from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.outbox import (
+    BACKOFF_FIRST,
+    BACKOFF_LAST,
+    REMOUNT_WAIT,
+    News,
+    Told,
+    Topic,
+    is_expired,
+    news_of,
+    pending,
+    retry_after,
+    told_now,
+)
+from watcher.model import Kind
+
+DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED
+WAIT = 3.0
+Part = tuple[Condition, float]  # how a member stands, since when
+
+
+def incident(*parts: Part, opened: float = 100.0, closed: float | None = None, number: int = 1) -> Incident:
+    members = tuple(
+        Member(Kind.STALE, subject(f"/mnt/{n}", device=f"0:{n}"), condition, opened - 20, changed, slot=n)
+        for n, (condition, changed) in enumerate(parts)
+    )
+    return Incident(number, "server nas01", "nas01", opened, members, closed)
+
+
+def told(*conditions: Condition) -> Told:
+    return Told(dict(enumerate(conditions)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("now_is", "was_told", "topic", "due"),
+    [
+        pytest.param(incident((DOWN, 100)), None, Topic.PROBLEM, 103, id="new"),
+        pytest.param(incident((DOWN, 100), (DOWN, 101)), None, Topic.PROBLEM, 103, id="new, two"),
+        pytest.param(incident((DOWN, 100), (OK, 101)), None, Topic.PROBLEM, 103, id="new, one is back already"),
+        pytest.param(incident((OK, 102), closed=102), None, None, 0, id="over before it was worth a word"),
+        pytest.param(incident((OK, 103), closed=103), None, Topic.LATE, 103, id="over and never told"),
+        pytest.param(incident((GONE, 200), closed=200), None, Topic.LATE, 210, id="gone and never told"),
+        pytest.param(incident((DOWN, 100)), told(DOWN), None, 0, id="nothing new"),
+        pytest.param(incident((DOWN, 100), (DOWN, 150)), told(DOWN), Topic.UPDATE, 153, id="one more"),
+        pytest.param(
+            incident((DOWN, 100), (DOWN, 150), (DOWN, 151)), told(DOWN), Topic.UPDATE, 153, id="the first decides"
+        ),
+        pytest.param(incident((DOWN, 150), (DOWN, 100)), told(OK, DOWN), Topic.UPDATE, 153, id="down again"),
+        pytest.param(incident((OK, 120), (DOWN, 100)), told(DOWN, DOWN), Topic.PARTIAL, 123, id="one is back"),
+        pytest.param(incident((GONE, 120), (DOWN, 100)), told(DOWN, DOWN), Topic.PARTIAL, 130, id="one is unmounted"),
+        pytest.param(incident((OK, 120), (DOWN, 121)), told(DOWN), Topic.UPDATE, 124, id="one back, another down"),
+        pytest.param(incident((OK, 50), (DOWN, 100)), told(OK, DOWN), None, 0, id="told of the one already"),
+        pytest.param(incident((OK, 60), (OK, 50), closed=60), told(DOWN, OK), Topic.RECOVERED, 60, id="all are back"),
+        pytest.param(incident((OK, 160), closed=160), told(DOWN), Topic.RECOVERED, 160, id="back: no waiting"),
+        pytest.param(incident((OK, 160), (OK, 165), closed=165), told(DOWN), Topic.RECOVERED, 160, id="of a part"),
+        pytest.param(incident((GONE, 160), closed=160), told(DOWN), Topic.CLOSED, 170, id="unmounted"),
+        pytest.param(incident((REMOUNTED, 165), closed=165), told(DOWN), Topic.RECOVERED, 165, id="remounted"),
+        pytest.param(
+            incident((GONE, 160), (OK, 155), closed=160), told(DOWN, DOWN), Topic.RECOVERED, 170, id="partly unmounted"
+        ),
+        pytest.param(
+            incident((GONE, 160), (OK, 50), closed=160), told(DOWN, OK), Topic.CLOSED, 170, id="the rest gone"
+        ),
+        pytest.param(incident((OK, 160), closed=160), told(OK), None, 0, id="all is known"),
+        pytest.param(incident((REMOUNTED, 165), closed=165), told(GONE), None, 0, id="known as unmounted"),
+    ],
+)
+def test_news(now_is: Incident, was_told: Told | None, topic: Topic | None, due: float) -> None:
+    news = news_of(now_is, was_told, group_wait=WAIT)
+    assert news == (None if topic is None else News(now_is, topic, due))
+
+
+@pytest.mark.parametrize("condition", [OK, GONE, REMOUNTED])
+def test_without_waiting_everything_is_told(condition: Condition) -> None:
+    now_is = incident((condition, 100), closed=100.0)
+    news = news_of(now_is, None, group_wait=0)
+    assert news is not None
+    assert news.topic is Topic.LATE
+
+
+@pytest.mark.parametrize(
+    ("now_is", "was_told", "now", "expired"),
+    [
+        (incident((OK, 200), closed=200), None, 1200, False),
+        (incident((OK, 200), closed=200), None, 1201, True),
+        (incident((OK, 200), closed=200), told(DOWN), 1e9, False),  # what was told is always followed up
+        (incident((DOWN, 100)), None, 1e9, False),  # what goes on is no old news
+    ],
+)
+def test_expiry(now_is: Incident, was_told: Told | None, now: float, expired: bool) -> None:
+    news = news_of(now_is, was_told, group_wait=WAIT)
+    assert news is not None
+    assert is_expired(news, was_told, now=now, max_age=1000) is expired
+    ledger = {} if was_told is None else {1: was_told}
+    assert pending([now_is], ledger, now=now, group_wait=WAIT, max_age=1000) == ([] if expired else [news])
+
+
+def test_pending_is_in_order() -> None:
+    late, early, same = (
+        incident((DOWN, 100), opened=200, number=1),
+        incident((DOWN, 100), opened=100, number=3),
+        incident((DOWN, 100), opened=100, number=2),
+    )
+    found = pending([late, early, same], {}, now=0, group_wait=WAIT, max_age=1000)
+    assert [n.incident.number for n in found] == [2, 3, 1]
+
+
+def test_told_now_remembers_how_each_stood() -> None:
+    entry = told_now(incident((DOWN, 1), (OK, 2), (GONE, 3)), 77.0)
+    assert entry == Told({0: DOWN, 1: OK, 2: GONE}, 77.0)
+    assert entry.down == {0}
+
+
+parts = st.lists(st.tuples(st.sampled_from(list(Condition)), st.floats(100, 200)), min_size=1, max_size=5)
+
+
+@given(parts, st.none() | st.lists(st.sampled_from(list(Condition)), max_size=5), st.floats(0, 60))
+def test_once_told_there_is_nothing_to_tell(stands: list[Part], was: list[Condition] | None, group_wait: float) -> None:
+    still_down = any(condition is DOWN for condition, _ in stands)
+    now_is = incident(*stands, closed=None if still_down else max(at for _, at in stands))
+    news = news_of(now_is, None if was is None else told(*was[: len(stands)]), group_wait=group_wait)
+    assert news_of(now_is, told_now(now_is, 0), group_wait=group_wait) is None
+    if news is not None:
+        assert news.due <= max(at for _, at in stands) + max(group_wait, REMOUNT_WAIT)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "asked_for", "jitter", "seconds"),
+    [
+        (1, None, 0.5, 1.0),
+        (2, None, 0.5, 2.0),
+        (5, None, 0.5, 16.0),
+        (11, None, 0.5, 600.0),
+        (10**9, None, 0.5, 600.0),
+        (1, None, 0.0, 0.75),
+        (1, 30.0, 0.5, 30.0),
+        (8, 30.0, 0.5, 128.0),  # never sooner than we would ourselves
+        (1, 1e9, 0.5, 3600.0),
+        (1, -5.0, 0.5, 1.0),
+    ],
+)
+def test_retry_after(attempt: int, asked_for: float | None, jitter: float, seconds: float) -> None:
+    assert retry_after(attempt, asked_for, jitter) == seconds
+
+
+@given(st.integers(1, 10**6), st.none() | st.floats(), st.floats(0, 1, exclude_max=True))
+def test_retry_after_is_bounded(attempt: int, asked_for: float | None, jitter: float) -> None:
+    assert 0.75 * BACKOFF_FIRST <= retry_after(attempt, asked_for, jitter) <= 6 * BACKOFF_LAST
