@@ -7,7 +7,9 @@ Must not hold fixtures of single areas: those stay with their tests.
 - Tests marked `kernel` need root, /dev/fuse and that namespace. Without them they are skipped, or, with CI=true,
   failed: a CI that quietly skips them would prove nothing.
 - In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
-  Tests and fakes themselves may block briefly; `watcher/procfs.py` and `watcher/children.py` may, by name.
+  Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`
+  `watcher/probing/wedged.py` (notes on a tmpfs) and `watcher/sources/inotify.py` (pyinotify looks at the directory
+  that it watches, which is on no file system that hangs) may, by name.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tests.fakes.fuse import CONNECTIONS, FuseServer
 from tests.fakes.fuse_server import MS_PRIVATE, MS_REC, mount
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare came with 3.12 only
-MAY_BLOCK = ("watcher/procfs.py", "watcher/children.py")
+MAY_BLOCK = ("watcher/procfs.py", "watcher/children.py", "watcher/probing/wedged.py", "watcher/sources/inotify.py")
 
 kernel_missing = pytest.StashKey[str]()  # why `kernel` tests cannot run; empty if they can
 

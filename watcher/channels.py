@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from watcher import procfs, secrets
 from watcher.children import Children, environment
 from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, channel_url
+from watcher.configfile import ConfigFile, FileReader, channel_url
 from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
 from watcher.delivery.sender import Courier, Delivery
@@ -27,11 +27,12 @@ class _Channels:
     def __init__(self, explicit: str | None, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.children = Children()
-        self.file = ConfigFile(explicit, environ, self.children)
+        self.reader = FileReader(self.children)
+        self.file = ConfigFile(explicit, environ, self.reader)
         self.mounts: tuple[Mount, ...] = parse(procfs.read("/proc/self/mountinfo"))
 
     async def url(self, channel: Channel) -> str:
-        return await channel_url(channel, self.environ, self.children, self.mounts)
+        return await channel_url(channel, self.environ, self.reader, self.mounts)
 
     def courier(self) -> Courier:
         return Courier(self.children, environment(self.environ))
@@ -53,7 +54,7 @@ async def check(explicit: str | None, environ: Mapping[str, str], say: Say) -> l
         for channel in parsed.settings.notify.channels:
             try:
                 service, error = await courier.check(await tools.url(channel))
-            except (SecretError, OSError) as e:
+            except SecretError as e:
                 service, error = "", str(e)
             say(f"channel {channel.name}: {error or f'{service}, accepted'}")
             if error:
@@ -101,7 +102,7 @@ async def _try(tools: _Channels, channel: Channel) -> Delivery:
     try:
         url = await tools.url(channel)
         return await courier.send(url, test_message(socket.gethostname().partition(".")[0], channel.name))
-    except (SecretError, OSError) as e:
+    except SecretError as e:
         return Delivery(False, str(e))
     finally:
         courier.close()

@@ -131,6 +131,18 @@ class Child(asyncio.SubprocessProtocol):
         return self._transport.get_pipe_transport(fd) if self._transport else None
 
 
+if sys.version_info < (3, 12):
+
+    class _Pidfds(asyncio.PidfdChildWatcher):
+        """The watcher that is the default from 3.12 on, which does not warn of children that outlive the loop."""
+
+        def attach_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+            if loop is None:
+                for pid in list(self._callbacks):  # type: ignore[attr-defined]  # 3.11's own, and frozen
+                    self.remove_child_handler(pid)
+            super().attach_loop(loop)
+
+
 class Children:
     """All children of one event loop, so that none is left unattended when it ends."""
 
@@ -138,7 +150,7 @@ class Children:
         self._alive: set[Child] = set()
         if sys.version_info < (3, 12):
             # The default watcher keeps a thread for each child that does not exit; pidfds are 3.12's default.
-            watcher = asyncio.PidfdChildWatcher()
+            watcher = _Pidfds()
             watcher.attach_loop(asyncio.get_running_loop())
             asyncio.get_event_loop_policy().set_child_watcher(watcher)
 
@@ -160,25 +172,6 @@ class Children:
         self._alive.add(child)
         return child
 
-    async def capture(self, argv: Sequence[str], *, timeout: float, limit: int = 1 << 22) -> tuple[int | None, bytes]:
-        """Run a short command: (exit code, output). The code is None if it did not end within `timeout` seconds.
-
-        For files on file systems that may hang: `["cat", "--", path]`.
-        """
-        child = await self.spawn(argv)
-        child.close_stdin()
-        output = b""
-        try:
-            async with asyncio.timeout(timeout):
-                while (chunk := await child.read()) and len(output) < limit:
-                    output += chunk
-                await child._exited.wait()
-        except TimeoutError:
-            return None, output
-        finally:
-            child.kill()
-        return child.returncode, output
-
     @property
     def survivors(self) -> int:
         return sum(1 for child in self._alive if not child.exited)
@@ -187,9 +180,6 @@ class Children:
         """Kill what is left and leave it to the kernel. Never waits."""
         for child in self._alive:
             child.forget()
-            if sys.version_info < (3, 12):
-                # Its watcher warns of children that outlive the loop; here that is meant.
-                asyncio.get_event_loop_policy().get_child_watcher().remove_child_handler(child.pid)
         self._alive.clear()
 
 

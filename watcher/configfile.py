@@ -6,14 +6,17 @@ by a child with a time limit, never here.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 
 from watcher import config, procfs, secrets
-from watcher.children import Children
+from watcher.children import Child, Children
 from watcher.config import Candidate, ConfigError, Parsed
 from watcher.core.mountinfo import mount_of
 from watcher.model import Mount
@@ -56,35 +59,58 @@ def may_hang(path: str, mounts: Sequence[Mount], fstypes: Sequence[str] = Watch(
     return False
 
 
-async def read_file(path: str, children: Children, mounts: Sequence[Mount]) -> bytes:
-    """A small file's content, wherever it lies. Raises OSError, TimeoutError among them."""
-    if not may_hang(path, mounts):
-        return procfs.read(path, _SIZE_LIMIT)  # a local disk
-    code, content = await children.capture(["cat", "--", path], timeout=READ_LIMIT, limit=_SIZE_LIMIT)
-    if code is None:
-        raise TimeoutError(110, f"no answer from its file system within {READ_LIMIT:g} s")
-    if code != 0:
-        raise OSError(5, "cannot be read (it lies on a network or FUSE file system)")
-    return content
+class FileReader:
+    """Reads small files wherever they lie; where that may hang, in a child, and never in two for one file."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._hanging: dict[str, Child] = {}
+
+    async def read(self, path: str, mounts: Sequence[Mount]) -> bytes:
+        """A file's content. Raises OSError, TimeoutError among them."""
+        if not may_hang(path, mounts):
+            return procfs.read(path, _SIZE_LIMIT)  # a local disk
+        if (earlier := self._hanging.get(path)) is not None and not earlier.exited:
+            raise TimeoutError(errno.ETIMEDOUT, "no answer from its file system; an earlier attempt still hangs")
+        child = self._hanging[path] = await self._children.spawn(["cat", "--", path])
+        child.close_stdin()
+        content = b""
+        try:
+            async with asyncio.timeout(READ_LIMIT):
+                while chunk := await child.read():
+                    content += chunk
+                    if len(content) > _SIZE_LIMIT:
+                        raise OSError(errno.EFBIG, "is too large")
+                await child.wait_exit(READ_LIMIT)
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer from its file system within {READ_LIMIT:g} s") from None
+        finally:
+            child.kill()
+        if child.returncode != 0:
+            raise OSError(errno.EIO, "cannot be read (it lies on a network or FUSE file system)")
+        return content
 
 
-async def channel_url(channel: Channel, environ: Mapping[str, str], children: Children, mounts: Sequence[Mount]) -> str:
-    """The channel's URL, wherever the file that holds it lies. Raises SecretError, OSError."""
+async def channel_url(channel: Channel, environ: Mapping[str, str], reader: FileReader, mounts: Sequence[Mount]) -> str:
+    """The channel's URL, wherever the file that holds it lies. Raises SecretError."""
     content = None
     if channel.url_file is not None and may_hang(channel.url_file, mounts):
-        content = await read_file(channel.url_file, children, mounts)
+        try:
+            content = await reader.read(channel.url_file, mounts)
+        except OSError as e:
+            raise secrets.SecretError(f"{channel.url_file}: {e.strerror or e}") from None
     return secrets.resolve_url(channel, environ, content)
 
 
 class ConfigFile:
     """Reads the settings, strictly or as the service does."""
 
-    def __init__(self, explicit: str | None, environ: Mapping[str, str], children: Children) -> None:
+    def __init__(self, explicit: str | None, environ: Mapping[str, str], reader: FileReader) -> None:
         candidate = config.search_path(environ, explicit)
         # Children run in "/", and a message should name the file whoever reads it later.
         self._candidate = candidate._replace(path=os.path.abspath(candidate.path))
         self._defaults = config.defaults_for_user(os.geteuid(), environ)
-        self._children = children
+        self._reader = reader
 
     @property
     def candidate(self) -> Candidate:
@@ -101,7 +127,7 @@ class ConfigFile:
     async def text(self, mounts: Sequence[Mount]) -> str | None:
         """The file's text, None where there is no file and none was asked for. Raises ConfigError."""
         try:
-            content = await read_file(self.path, self._children, mounts)
+            content = await self._reader.read(self.path, mounts)
         except FileNotFoundError:
             if self._candidate.required:
                 raise self._candidate.absent() from None
@@ -133,8 +159,10 @@ class ConfigFile:
 class LastGood:
     """The last configuration that could be used, beside the state: secrets may be in it."""
 
-    def __init__(self, state_path: str) -> None:
-        self.path = Path(state_path).with_name("config.last-good.toml")
+    def __init__(self, state_path: str, config_path: str) -> None:
+        # Of this very file: another one, given by --config, is another matter.
+        which = sha256(os.fsencode(config_path)).hexdigest()[:12]
+        self.path = Path(state_path).with_name(f"config.{which}.last-good.toml")
 
     def load(self) -> str | None:
         try:

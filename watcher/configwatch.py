@@ -29,8 +29,9 @@ class ConfigWatch:
         """`mounts`: our mount table as it is, which tells where the file may be read from."""
         self._file = file
         self._mounts = mounts
-        self._copy = LastGood(file.defaults.state.path)
+        self._copy = LastGood(file.defaults.state.path, file.path)
         self._seen: str | None = None  # the text as last read, good or not
+        self._unreadable = False  # when last looked at
         self.trouble = ""  # why we do not run on the file as it is; empty if we do
 
     async def first(self) -> Settings | None:
@@ -90,15 +91,16 @@ class ConfigWatch:
 
     async def _differs(self) -> bool:
         try:
-            return await self._file.text(self._mounts()) != self._seen
+            return await self._file.text(self._mounts()) != self._seen or self._unreadable
         except ConfigError:
-            return not self.trouble  # if it is known to be unreadable, that was said
+            return not self._unreadable
 
     async def _accept(self) -> Settings:
         """Read and parse the file, and keep a copy of it if it is good. Raises ConfigError."""
         mounts = self._mounts()
+        self._unreadable = True
         text = await self._file.text(mounts)
-        self._seen = text
+        self._seen, self._unreadable = text, False
         parsed = self._file.parse(text)
         for warning in parsed.warnings + self._file.permission_warnings(parsed.settings, mounts):
             log.warning("%s", warning)

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from watcher import procfs, secrets
 from watcher.children import Children, environment
-from watcher.configfile import ConfigFile, channel_url
+from watcher.configfile import ConfigFile, FileReader, channel_url, may_hang
 from watcher.configwatch import ConfigWatch
 from watcher.core.incidents import Incidents
 from watcher.core.mountinfo import parse
@@ -49,7 +49,7 @@ from watcher.probing.wedged import WedgedNotes
 from watcher.rules import filter_of
 from watcher.settings import Channel, Settings
 from watcher.sources import mount_table
-from watcher.store import Store, StoreError
+from watcher.store import Identity, Store, StoreError
 from watcher.systemd import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until a signal; the exit code."""
-        self._wake, self._wanted = asyncio.Event(), asyncio.Event()
+        self._wake, self._wanted, self._reloading = asyncio.Event(), asyncio.Event(), asyncio.Lock()
         self._children = Children()
         try:
             if not await self._startup():
@@ -88,15 +88,15 @@ class Daemon:
     async def _startup(self) -> bool:
         """Read the configuration, take up what is known; False if there is no configuration to run on."""
         self._mounts = parse(procfs.read("/proc/self/mountinfo"))
-        file = ConfigFile(self._explicit, self._environ, self._children)
+        self._reader = FileReader(self._children)
+        file = ConfigFile(self._explicit, self._environ, self._reader)
         self._config = ConfigWatch(file, lambda: self._mounts)
         if (settings := await self._config.first()) is None:
             return False
         self._settings = settings
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
         self._tracker = Tracker(filter_of(settings), grace_until=settings.probe.startup_grace)
-        self._store = Store(settings.state.path)
-        await self._restore()
+        await self._restore(settings.state.path)
         self._incidents = Incidents()
         self._sender = Sender(
             self._incidents,
@@ -122,7 +122,7 @@ class Daemon:
     async def _serve(self) -> None:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            tasks.start_soon(self._watch_signals)
+            await tasks.start(self._watch_signals)
             tasks.start_soon(self._read_tables)
             tasks.start_soon(self._probe)
             tasks.start_soon(self._prober.watch_wedged)
@@ -133,14 +133,15 @@ class Daemon:
                 tasks.start_soon(self._feed_watchdog, self._service.watchdog_interval)
             self._service.ready()
 
-    async def _watch_signals(self) -> None:
+    async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 if number != signal.SIGHUP:
                     log.info("stopping (%s)", signal.Signals(number).name)
                     break
                 log.info("reloading the configuration (SIGHUP)")
-                await self._reload()
+                self._tasks.start_soon(self._reload)
         # A second signal ends us at once, whatever is still being closed.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end_at_once)
@@ -167,7 +168,10 @@ class Daemon:
     def _take(self, transitions: list[Transition], now: float) -> None:
         for transition in transitions:
             self._narrator.transition(transition)
-            if transition.kind is Kind.WATCHER or transition.kind in self._settings.notify.on:
+            wanted = transition.kind is Kind.WATCHER or transition.kind in self._settings.notify.on
+            if (
+                wanted or transition.change is not Change.BEGAN
+            ):  # what was told is followed up, whatever the rules say now
                 self._incidents.apply(transition, now=now, wall=time())
                 self._sender.kick()
         self._wake.set()
@@ -208,11 +212,12 @@ class Daemon:
             await self._reload()
 
     async def _reload(self) -> None:
-        self._service.reloading()
-        if (settings := await self._config.reload()) is not None:
-            self._apply(settings)
-        self._tell_trouble()
-        self._service.ready()
+        async with self._reloading:
+            self._service.reloading()
+            if (settings := await self._config.reload()) is not None:
+                self._apply(settings)
+            self._tell_trouble()
+            self._service.ready()
 
     def _apply(self, settings: Settings) -> None:
         if (settings.state, settings.paths) != (self._settings.state, self._settings.paths):
@@ -220,7 +225,7 @@ class Daemon:
         self._settings = settings
         now, before = monotonic(), self._tracker.snapshot()
         self._take(self._tracker.configure(filter_of(settings), now), now)
-        self._narrator.places(before, self._tracker.snapshot())
+        self._narrator.places(before, self._tracker.snapshot(), gone="no longer watched")
         self._configure_channels()
 
     def _configure_channels(self) -> None:
@@ -232,8 +237,8 @@ class Daemon:
 
     async def _resolve(self, channel: Channel) -> str:
         try:
-            return await channel_url(channel, self._environ, self._children, self._mounts)
-        except (secrets.SecretError, OSError) as e:
+            return await channel_url(channel, self._environ, self._reader, self._mounts)
+        except secrets.SecretError as e:
             raise UnresolvedURL(str(e)) from None
 
     def _tell_trouble(self) -> None:
@@ -271,20 +276,22 @@ class Daemon:
             text += f"; cannot tell {', '.join(failing)}"
         return text + ("; configuration unusable" if self._config.trouble else "")
 
-    async def _restore(self) -> None:
-        self._saved_at = monotonic()
+    async def _restore(self, path: str) -> None:
+        self._saved, self._saved_at = set[Identity](), monotonic()
+        self._store = None if may_hang(path, self._mounts) else Store(path)
+        if self._store is None:
+            log.warning("state: %s lies on a network or FUSE file system; going on without it", path)
+            return
         try:
-            known = await anyio.to_thread.run_sync(self._store.load)
+            self._saved = await anyio.to_thread.run_sync(self._store.load)
         except StoreError as e:
             log.warning("state: %s; going on without it", e)
-            known = set()
-        self._tracker.restore_answered(known)
-        self._saved = known
+        self._tracker.restore_answered(self._saved)
 
     async def _save(self) -> None:
         """Keep which mounts have ever answered."""
         answered = self._tracker.answered()
-        if answered <= self._saved and monotonic() - self._saved_at < SAVE_EVERY:
+        if self._store is None or (answered <= self._saved and monotonic() - self._saved_at < SAVE_EVERY):
             return
         self._saved, self._saved_at = self._saved | answered, monotonic()
         try:

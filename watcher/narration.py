@@ -21,14 +21,16 @@ class Narrator:
     def __init__(self) -> None:
         self._void_said = float("-inf")
 
-    def places(self, before: Sequence[MountState], after: Sequence[MountState]) -> None:
-        """Which mounts came and went between two snapshots."""
+    def places(
+        self, before: Sequence[MountState], after: Sequence[MountState], *, gone: str = "no longer mounted"
+    ) -> None:
+        """Which mounts came and went between two snapshots, and why they went."""
         known, states = {s.place for s in before}, {s.place: s for s in after}
         came, went = [s for p, s in states.items() if p not in known], sorted(known - set(states))
         for state in came[:MAX_LISTED]:
             log.info("watching %s (%s, %s)", _place(state.place), name(state.mount.fstype), _source(state.mount.source))
         for place in went[:MAX_LISTED]:
-            log.info("no longer mounted: %s", _place(place))
+            log.info("%s: %s", gone, _place(place))
         more = max(0, len(came) - MAX_LISTED) + max(0, len(went) - MAX_LISTED)
         if more:
             log.info("and %s more", count(more, "mount"))

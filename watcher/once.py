@@ -12,7 +12,7 @@ from time import monotonic, time
 
 from watcher import procfs
 from watcher.children import Children
-from watcher.configfile import ConfigFile, may_hang
+from watcher.configfile import ConfigFile, FileReader, may_hang
 from watcher.core.filters import Filter, MountPatterns, server_of
 from watcher.core.mountinfo import parse
 from watcher.core.places import superblock_of
@@ -75,7 +75,7 @@ async def load_settings(explicit: str | None, environ: Mapping[str, str]) -> tup
     """The settings, strictly: (settings, warnings). Raises ConfigError."""
     children = Children()
     try:
-        file = ConfigFile(explicit, environ, children)
+        file = ConfigFile(explicit, environ, FileReader(children))
         parsed = file.parse(await file.text(parse(procfs.read("/proc/self/mountinfo"))), strict=True)
         return parsed.settings, parsed.warnings
     finally:

@@ -158,6 +158,17 @@ def test_mounted_anew_and_dead_again_while_another_is_down() -> None:
     assert conditions(incident) == [DOWN, DOWN]
 
 
+def test_remounted_and_dead_again_while_another_is_down() -> None:
+    """One directory is not both remounted and down; and between the two it was good."""
+    incidents = Incidents()
+    apply(incidents, transition(Change.BEGAN, A, at=10), transition(Change.BEGAN, B, at=11))
+    apply(incidents, transition(Change.GONE, A, at=19), transition(Change.REMOUNTED, A2, at=20))
+    incident = apply(incidents, transition(Change.BEGAN, A2, at=60, since=40))
+    assert conditions(incident) == [DOWN, DOWN]
+    assert incident is not None
+    assert incident.members[0].since == WALL + 40
+
+
 def test_by_another_server_in_its_place_it_goes_on_too() -> None:
     incidents = Incidents()
     apply(incidents, transition(Change.BEGAN, A, at=10), transition(Change.GONE, A, at=19))

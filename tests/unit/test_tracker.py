@@ -587,6 +587,22 @@ def test_two_places_of_one_superblock_vanish_and_one_comes_back() -> None:
     assert missing() == {place()}
 
 
+def test_what_vanishes_again_before_it_was_asked_is_the_same_matter() -> None:
+    """Nobody was told that it is back; and what was told of it first must end too."""
+    loop = watch(NAS, BIND)
+    loop.run(12)
+    loop.mounted(NAS)
+    loop.run(1)
+    loop.mounted(NAS, BIND)  # known to be good by its other place, so not asked before 20
+    loop.run(1)
+    loop.mounted(NAS)
+    loop.run(1)
+    assert loop.changes() in ([LOST], [LOST, FOUND, LOST])
+    loop.mounted(NAS, BIND)
+    loop.run(20)
+    assert loop.changes() in ([LOST, FOUND], [LOST, FOUND] * 2)
+
+
 def test_a_replaced_good_mount_has_not_vanished() -> None:
     loop = watch(NAS)
     loop.run(12)

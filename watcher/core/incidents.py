@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from watcher.core.filters import server_of
 from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Superblock, Transition
 
+WATCHER = "watcher"  # the group of what concerns the watcher itself
+
 MemberKey = tuple[Kind, Superblock, tuple[Place, ...]]
 
 
@@ -92,7 +94,7 @@ class Incident:
 def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
     """(group, server): what shares a cause. A container's FUSE mount cannot claim a server of the host's."""
     if kind is Kind.WATCHER:
-        return "watcher", None
+        return WATCHER, None
     server = server_of(subject.fstype, subject.source)
     fuse = subject.fstype.startswith("fuse")
     if server is not None and (not fuse or all(p.namespace == HOST for p in subject.places)):
@@ -141,8 +143,12 @@ class Incidents:
         for incident in self._all.values():
             # Mounted anew in the place of a dead one, and dead itself: the same trouble goes on.
             for old in incident.members:
-                if old.condition is Condition.GONE and old.kind is member.kind and old.stands_at(member.subject.places):
+                if old.kind is not member.kind or not old.stands_at(member.subject.places):
+                    continue
+                if old.condition is Condition.GONE:
                     return incident.with_member(replace(member, since=old.since), at, replacing=old.key)
+                if old.condition is Condition.REMOUNTED and incident.closed is None:
+                    return incident.with_member(member, at, replacing=old.key)
         for incident in self.open:
             if incident.group == group:
                 return incident.with_member(member, at)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.incidents import WATCHER, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.wording import cause_words, count, duration, name, place_name
@@ -44,7 +44,7 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
     incident, topic = news.incident, news.topic
     head = f"{name(sender.host, 40)}: "
     late = _late_line(news, sender, now, local)
-    if incident.group == "watcher":
+    if incident.group == WATCHER:
         return _own(incident, head, late)
     if topic in (Topic.PROBLEM, Topic.UPDATE):
         lines = _problem_lines(incident, now, local)
@@ -251,8 +251,11 @@ def _ended_lines(incident: Incident) -> list[str]:
     groups = {
         "Ok: ": [m for m in incident.members if m.condition is Condition.OK],
         "Remounted: ": [m for m in incident.members if m.condition is Condition.REMOUNTED],
-        "No longer mounted: ": [m for m in incident.members if m.condition is Condition.GONE],
     }
+    for member in incident.members:
+        if member.condition is Condition.GONE:
+            words = "no longer mounted" if member.reason in ("", "unmounted") else member.reason
+            groups.setdefault(f"{words[:1].upper()}{words[1:]}: ", []).append(member)
     lines = [lead + _listed(members) for lead, members in groups.items() if members]
     if incident.down:
         lines += _place_lines(incident.down[:MAX_PLACES], with_cause=True, lead="🔴 Still: ")[:MAX_PLACES]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.incidents import WATCHER, Condition, Incident, Member
 
 REMOUNT_WAIT = 10.0  # an unmounted mount is given this long to come back before it is told as gone
 LATE_AFTER = 60.0  # a message this much behind its time says that it is late
@@ -54,8 +54,8 @@ def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News
     if told is None:
         if incident.closed is None:
             return News(incident, Topic.PROBLEM, incident.opened + group_wait)
-        if incident.closed - incident.opened < group_wait:
-            return None  # over before it was worth a word
+        if incident.closed - incident.opened < group_wait or incident.group == WATCHER:
+            return None  # over before it was worth a word, or of no interest once it is over
         return News(incident, Topic.LATE, max(incident.closed, _settled(incident.members)))
     now_down = {m.slot for m in incident.down}
     more = [m for m in incident.down if m.slot not in told.down]
@@ -66,7 +66,8 @@ def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News
         topic = Topic.CLOSED if all(m.condition is Condition.GONE for m in ended) else Topic.RECOVERED
         return News(incident, topic, _settled(ended))
     if more:
-        return News(incident, Topic.UPDATE, min(m.changed for m in more) + group_wait)
+        topic = Topic.UPDATE if told.down else Topic.PROBLEM  # it was over, and has begun again
+        return News(incident, topic, min(m.changed for m in more) + group_wait)
     if ended:
         return News(incident, Topic.PARTIAL, max(_settled(ended), min(m.changed for m in ended) + group_wait))
     return None

@@ -39,6 +39,7 @@ from watcher.model import (
 
 MAX_WEDGED = 64  # stuck threads in all, above which mounts never asked before are left alone
 MAX_MISSED = 2  # times in a row that another mount answered in its place, after which it is unknown
+MAX_DEFERRED = 3  # reports in a row that wait for the verdict on a mount on the way
 SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
 
@@ -89,7 +90,10 @@ class Tracker:
     def configure(self, chosen: Filter, now: float) -> list[Transition]:
         """Watch by other rules from now on; what was known of a mount stays known."""
         self._filter = chosen
-        return [t for namespace in list(self._tables) for t in self._arrange(namespace, now, "no longer watched")]
+        out = [t for namespace in list(self._tables) for t in self._arrange(namespace, now, "no longer watched")]
+        for watched in self._watched.values():
+            watched.next_at = min(watched.next_at, now + watched.pace.interval)
+        return out
 
     def restore_answered(self, known: Iterable[Identity]) -> None:
         """Mounts that an earlier run has seen answer."""
@@ -226,9 +230,17 @@ class Tracker:
             watched.next_at = now + VOID_RETRY
             return []
         watched.missed = 0
+        if self._is_blamed_on_the_way(watched, report):
+            watched.health.void()
+            watched.next_at = now + VOID_RETRY
+            return []
         if self._lost_way(watched, report):
             watched.next_at = now  # its other places may still be reached
             return []
+        if report.verdict is not Verdict.ANSWERED:
+            watched.fails_deep = report.stage is Stage.DEEP
+        elif probe.deep:
+            watched.fails_deep = False
         return self._judged(watched, report, now)
 
     def _judged(self, watched: Watched, report: ProbeReport, now: float) -> list[Transition]:
@@ -247,6 +259,18 @@ class Tracker:
         if health.reach is not before:
             self._release_behind()
         return out + watched.check_readonly(now)
+
+    def _is_blamed_on_the_way(self, watched: Watched, report: ProbeReport) -> bool:
+        """Whether the probe did not get there while a mount that it had to cross fails, or may be about to."""
+        if report.stage is not Stage.WALK:
+            watched.deferred = 0
+            return False
+        below = [b for s in watched.standings if s.place == report.probe.place for b in s.below]
+        ahead = [over for b in below if (over := self._watched.get(b)) is not None and over is not watched]
+        if any(over.wedged or over.health.reach in FAILING for over in ahead):
+            return True
+        watched.deferred += 1
+        return watched.deferred <= MAX_DEFERRED and any(over.asked for over in ahead)
 
     def _lost_way(self, watched: Watched, report: ProbeReport) -> bool:
         """Whether the probe failed on the way only, and there is another way."""

@@ -25,6 +25,8 @@ class Watched:
     wedged: Wedged | None = None
     wedged_since: float | None = None
     deep_at: float = float("-inf")  # when the last deep probe was started
+    fails_deep: bool = False  # its directory could not be read: only reading it shows that it is well again
+    deferred: int = 0  # reports in a row not judged since a mount on the way may be to blame
     lost_way: set[Place] = field(default_factory=set)  # places that could not be walked to since the last answer
     missed: int = 0  # times in a row that something else stood there
     replaces_since: float | None = None  # a dead mount stood in its place, failing since then
@@ -41,7 +43,7 @@ class Watched:
 
     def wants_deep(self, now: float) -> bool:
         nearer = self.superblock.fstype.split(".")[0] in _NEARER
-        return nearer and now - self.deep_at >= self.pace.deep_interval
+        return nearer and (self.fails_deep or now - self.deep_at >= self.pace.deep_interval)
 
     def way(self, reachable: Iterable[Standing]) -> Standing | None:
         """The place to ask at: one that a walk has not failed to reach, if there is any."""

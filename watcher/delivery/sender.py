@@ -25,6 +25,7 @@ from watcher.core import messages, outbox
 from watcher.core.incidents import Incident, Incidents
 from watcher.core.messages import Message
 from watcher.core.outbox import News, Told
+from watcher.core.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Channel:
     retry_at: float = 0.0
     last_error: str = ""
     ledger: dict[int, Told] = field(default_factory=dict)
+    served: bool = False
     kicked: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
@@ -172,13 +174,12 @@ class Sender:
 
     async def run(self) -> None:
         """Serve the channels until cancelled."""
-        served: set[int] = set()
         async with anyio.create_task_group() as tasks:
             while True:
                 self._changed = anyio.Event()
                 for channel in self._channels.values():
-                    if id(channel) not in served:
-                        served.add(id(channel))
+                    if not channel.served:
+                        channel.served = True
                         tasks.start_soon(self._serve, channel, name=f"channel {channel.name}")
                 await self._changed.wait()
 
@@ -250,7 +251,7 @@ class Sender:
         return delivery.ok
 
     def _succeeded(self, channel: Channel, message: Message) -> None:
-        again = f" (after {channel.attempt} failed attempts)" if channel.attempt else ""
+        again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
         log.info("told %s%s: %s", channel.name, again, message.title)
         channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_FILES = 0x400  # linux/sched.h
-TICK = 0.01  # seconds between two looks at the queue
+TICK = 0.005  # seconds between two looks at the queue
 START_WITHIN = 0.2  # a waiting job must start in this time, so threads are added until it would
 CANARY_EVERY = 0.25
 MAX_THREADS = 4096
@@ -152,8 +152,8 @@ class Pool:
         self._jobs = jobs[::-1]
         self._lock = allocate_lock()
         self._total = len(jobs)
-        self._threads = 0
-        self._done = 0
+        self.threads = 0
+        self.done = 0
         self._unshare = _unshare_files()
         self.finished = allocate_lock()
         self.finished.acquire()
@@ -163,14 +163,14 @@ class Pool:
         return len(self._jobs)
 
     def grow(self, count: int) -> None:
-        for _ in range(min(count, self.waiting, MAX_THREADS - self._threads)):
+        for _ in range(min(count, self.waiting, MAX_THREADS - self.threads)):
             try:
                 start_new_thread(self._work, ())
             except RuntimeError as e:  # EAGAIN: a limit of processes; those that run go on
-                if self._threads == 0:
+                if self.threads == 0:
                     self._give_up(str(e))
                 return
-            self._threads += 1
+            self.threads += 1
 
     def _give_up(self, reason: str) -> None:
         while self._jobs:
@@ -196,8 +196,8 @@ class Pool:
             else:
                 _say(f"void {job[0]} {failure}")
             with self._lock:
-                self._done += 1
-                last = self._done == self._total
+                self.done += 1
+                last = self.done == self._total
             if last:
                 self.finished.release()
 
@@ -211,14 +211,13 @@ def main() -> None:
     pool = Pool(jobs)
     if jobs:
         pool.grow(2)
-        waiting, next_canary = pool.waiting, 0.0
+        done, next_canary = 0, 0.0
         while not pool.finished.acquire(timeout=TICK if pool.waiting else CANARY_EVERY):
-            started = waiting - pool.waiting
-            waiting = pool.waiting
-            if waiting and started * (START_WITHIN / TICK) < waiting:
-                # Doubling: 2,000 hung mounts all have their thread after ten looks.
-                pool.grow(max(2, pool._threads))
-                waiting = pool.waiting
+            # Jobs that new threads take and hang in are no progress: count those that were finished.
+            finished, done = pool.done - done, pool.done
+            if finished * (START_WITHIN / TICK) < pool.waiting:
+                # Doubling, or fourfold while nothing moves: 2,000 hung mounts all have their thread after five looks.
+                pool.grow(max(2, pool.threads if finished else 3 * pool.threads))
             now = time.monotonic()
             if now >= next_canary:
                 next_canary = now + CANARY_EVERY

@@ -8,6 +8,7 @@ has timed out, the child is killed and its exit is never awaited. A thread that 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -38,6 +39,8 @@ _CHILD = str(Path(__file__).with_name("child.py"))
 CANARY_EVERY = 0.25  # the child's own rhythm
 CANARY_LATE = 0.5  # a gap this long is time in which the child did not run
 START_LIMIT = 10.0  # a job that no thread took in this time says nothing about its mount
+# The mount table has another way than the file system: something was mounted over it, or it is gone.
+_NO_SUCH_WAY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 MAX_STACKS = 64  # read per sweep: 200 hung mounts of one server hang in one place
 POLL_WEDGED = 0.25  # seconds between two looks at the threads that hang for good
 
@@ -92,6 +95,9 @@ class _Sweep:
             case "ok":
                 del self.open[rest[0]]
                 return _answered(job, [int(n) for n in rest[1:]])
+            case "errno" if rest[1] == Stage.WALK and int(rest[2]) in _NO_SUCH_WAY:
+                del self.open[rest[0]]
+                return ProbeReport(job.probe, Verdict.NOT_THIS_MOUNT, job.started or now, stage=Stage.WALK)
             case "errno":
                 del self.open[rest[0]]
                 return ProbeReport(
@@ -178,6 +184,10 @@ class Prober:
             await self._listen(child, sweep)
             if sweep.open:
                 await self._give_up(child, sweep)
+        except asyncio.CancelledError:
+            if child is not None:
+                self._leave(child, sweep)
+            raise
         except OSError as e:
             self._void_rest(sweep, f"cannot start a probe: {e.strerror}")
         finally:
@@ -233,6 +243,16 @@ class Prober:
         if notes:
             self._watch(notes)
             self._write_notes(child.pid)
+
+    def _leave(self, child: Child, sweep: _Sweep) -> None:
+        """Note what still runs, since nobody will look whether it ends: the next run will."""
+        start_time, now = procfs.start_time(self._proc, child.pid) or 0, monotonic()
+        running = [job for job in sweep.open.values() if job.tid]
+        notes = [
+            Note(j.probe.superblock, Wedged(child.pid, start_time, j.tid), time() - (now - j.started)) for j in running
+        ]
+        if notes:
+            self._notes.write(child.pid, notes)
 
     def _void_rest(self, sweep: _Sweep, note: str) -> None:
         now = monotonic()

@@ -14,6 +14,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import pyinotify
 
+# Found once: each WatchManager would run ldconfig(8) anew to find the C library.
+_LIBC = pyinotify.INotifyWrapper.create()
+pyinotify.INotifyWrapper.create = staticmethod(lambda: _LIBC)
+
 SETTLE = 0.2  # seconds: an editor writes, renames and removes in one go
 
 

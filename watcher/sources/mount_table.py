@@ -57,16 +57,16 @@ async def tables(proc: str, wanted: asyncio.Event) -> AsyncIterator[TableRead | 
             asked = wanted.is_set()
             wanted.clear()
             changes.changed.clear()
-            began = monotonic()
+            began, spent = monotonic(), 0.0
             try:
                 data = procfs.read(f"{proc}/self/mountinfo")
             except OSError as e:
                 yield TableUnreadable(HOST, e.strerror or str(e))
             else:
                 if asked or data != last:
-                    last = data
-                    yield TableRead(HOST, parse(data))
-            spent = monotonic() - began
+                    last, table = data, TableRead(HOST, parse(data))
+                    spent = monotonic() - began
+                    yield table
             await _first_of(changes.changed, wanted, timeout=SWEEP)
             rest = began + max(SETTLE, READ_SHARE * spent) - monotonic()
             if rest > 0:

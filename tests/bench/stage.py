@@ -1,0 +1,61 @@
+"""The mounts that are measured: real FUSE mounts in a private mount namespace, of which nothing stays.
+
+Only the bench's main process makes them; what it starts inherits the namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.conftest import enter_mount_namespace
+from tests.fakes.fuse import FuseMount, FuseServer
+from tests.fakes.fuse_server import mount, unmount
+
+
+class Unavailable(Exception):
+    """This machine or user cannot mount FUSE; its text says why."""
+
+
+class Stage:
+    """A directory in memory, and FUSE mounts below it."""
+
+    def __init__(self, directory: str, server: FuseServer) -> None:
+        self.directory = directory
+        self._server = server
+        self._mounts: list[FuseMount] = []
+
+    def mounts(self, count: int) -> list[FuseMount]:
+        """So many mounts, all of them answering; the same ones each time, and no more than these."""
+        while len(self._mounts) > count:
+            self._mounts.pop().unmount()
+        while len(self._mounts) < count:
+            number = len(self._mounts)
+            path = self.make_directory(f"nas{number % 10:02}/share{number:04}")
+            source = f"nas{number % 10:02}:/export/{number}"
+            self._mounts.append(self._server.mount(path, source=source, options="allow_other"))
+        return list(self._mounts)
+
+    def make_directory(self, name: str) -> str:
+        path = os.path.join(self.directory, name)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Enter a namespace of our own for the rest of this process's life. Raises Unavailable."""
+    if missing := enter_mount_namespace():
+        raise Unavailable(missing)
+    directory = tempfile.mkdtemp(prefix="mountwatch-bench-")
+    try:
+        mount(b"bench", os.fsencode(directory), b"tmpfs")
+        try:
+            with FuseServer() as server:
+                yield Stage(directory, server)
+        finally:
+            unmount(os.fsencode(directory))
+    finally:
+        os.rmdir(directory)
