@@ -139,9 +139,13 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
 
 
 def _print_table(findings: Any) -> None:
-    from rich.console import Console
+    from rich.console import Console as RichConsole
 
     from watcher import output
+
+    class Console(RichConsole):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the process with 1; the caller knows the verdict
 
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:

@@ -187,7 +187,8 @@ class Candidate(NamedTuple):
 
     def absent(self) -> ConfigError:
         """What to raise when it is not there."""
-        return ConfigError([f"{shown(self.path)[1:-1]}: does not exist; correct or drop {self.named_by}"])
+        path = self.path if self.path.isprintable() else shown(self.path)[1:-1]
+        return ConfigError([f"{path}: does not exist; correct or drop {self.named_by}"])
 
 
 def search_path(environ: Mapping[str, str], explicit: str | None) -> Candidate:

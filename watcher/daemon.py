@@ -109,7 +109,7 @@ class Daemon:
         self._prober = Prober(
             self._children,
             self._handle,
-            notes=WedgedNotes(settings.paths.runtime, settings.paths.proc),
+            notes=WedgedNotes(self._local(settings.paths.runtime), settings.paths.proc),
             proc=settings.paths.proc,
             environ=self._environ,
         )
@@ -276,11 +276,17 @@ class Daemon:
             text += f"; cannot tell {', '.join(failing)}"
         return text + ("; configuration unusable" if self._config.trouble else "")
 
+    def _local(self, path: str) -> str | None:
+        """The path, if it is on no file system that may hang."""
+        if not may_hang(path, self._mounts):
+            return path
+        log.warning("%s lies on a network or FUSE file system; going on without it", path)
+        return None
+
     async def _restore(self, path: str) -> None:
         self._saved, self._saved_at = set[Identity](), monotonic()
-        self._store = None if may_hang(path, self._mounts) else Store(path)
+        self._store = Store(path) if self._local(path) else None
         if self._store is None:
-            log.warning("state: %s lies on a network or FUSE file system; going on without it", path)
             return
         try:
             self._saved = await anyio.to_thread.run_sync(self._store.load)

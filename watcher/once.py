@@ -101,10 +101,11 @@ class _Pass:
         self._tracker = Tracker(_filter(settings, paths, timeout))
         self._state_path = settings.state.path
         self._store = Store(settings.state.path)
+        mounts, runtime = self._read_table(), settings.paths.runtime
         self._prober = Prober(
             children,
             self._handle,
-            notes=WedgedNotes(settings.paths.runtime, self._proc),
+            notes=WedgedNotes(None if may_hang(runtime, mounts) else runtime, self._proc),
             proc=self._proc,
             environ=environ,
         )

@@ -147,7 +147,7 @@ class Incidents:
                     continue
                 if old.condition is Condition.GONE:
                     return incident.with_member(replace(member, since=old.since), at, replacing=old.key)
-                if old.condition is Condition.REMOUNTED and incident.closed is None:
+                if old.condition is not Condition.DOWN and incident.closed is None:
                     return incident.with_member(member, at, replacing=old.key)
         for incident in self.open:
             if incident.group == group:

@@ -49,7 +49,8 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
     if topic in (Topic.PROBLEM, Topic.UPDATE):
         lines = _problem_lines(incident, now, local)
         title = _mark(incident) + head + _what(incident.down, incident.server)
-        if topic is Topic.UPDATE and (more := len(_places(incident.down)) - told_down) > 0:
+        more = len(_places(incident.down)) - told_down
+        if topic is Topic.UPDATE and told_down and more > 0:  # none: it was over, and has begun again
             title += f" ({more} more)"
         kind = "failure" if _is_stale(incident.down) else "warning"
         return _message(title, lines, late, kind)

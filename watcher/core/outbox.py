@@ -66,8 +66,7 @@ def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News
         topic = Topic.CLOSED if all(m.condition is Condition.GONE for m in ended) else Topic.RECOVERED
         return News(incident, topic, _settled(ended))
     if more:
-        topic = Topic.UPDATE if told.down else Topic.PROBLEM  # it was over, and has begun again
-        return News(incident, topic, min(m.changed for m in more) + group_wait)
+        return News(incident, Topic.UPDATE, min(m.changed for m in more) + group_wait)
     if ended:
         return News(incident, Topic.PARTIAL, max(_settled(ended), min(m.changed for m in ended) + group_wait))
     return None

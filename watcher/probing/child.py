@@ -97,6 +97,8 @@ def _read_directory(fd: int) -> None:
     try:
         with os.scandir(opened) as entries:
             next(entries, None)
+    except PermissionError:
+        pass
     finally:
         os.close(opened)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,20 +28,25 @@ class Note:
 class WedgedNotes:
     """The files under `<runtime>/wedged`. Errors of the directory are not worth an alarm: they are kept in `.error`."""
 
-    def __init__(self, runtime: str, proc: str = "/proc") -> None:
-        self._dir = Path(runtime) / "wedged"
+    def __init__(self, runtime: str | None, proc: str = "/proc") -> None:
+        """`runtime`: a directory on a local file system; None where there is none: then nothing is noted."""
+        self._dir = Path(runtime) / "wedged" if runtime is not None else None
         self._proc = proc
         self._boot = procfs.boot_id(proc)
         self.error = ""
 
     def write(self, pid: int, notes: list[Note]) -> None:
         """Note the threads of one child; an empty list removes its file."""
+        if self._dir is None:
+            return
         path = self._dir / str(pid)
         try:
             if not notes:
                 path.unlink(missing_ok=True)
                 return
-            self._make_directory()
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(self._dir):
+                raise PermissionError(1, "belongs to others, or others can write to it")
             record = {
                 "boot_id": self._boot,
                 "threads": [
@@ -55,30 +60,29 @@ class WedgedNotes:
                     for n in notes
                 ],
             }
-            fd, temporary = tempfile.mkstemp(dir=self._dir, prefix=".")
-            with os.fdopen(fd, "w", encoding="ascii") as f:
-                json.dump(record, f)  # ASCII: lone surrogates of odd names stay \udcXX
-            Path(temporary).rename(path)
+            # In place: what is half written when we are killed counts as nothing.
+            path.write_text(json.dumps(record), "ascii")  # lone surrogates of odd names stay \udcXX
         except OSError as e:
             self.error = f"{self._dir}: {e.strerror}"
 
     def read(self) -> list[Note]:
         """The threads that still hang; files of others are removed."""
         found: list[Note] = []
+        if self._dir is None:
+            return found
         try:
-            if not self._is_ours():
+            if not _is_ours(self._dir):
                 return found
             names = sorted(os.listdir(self._dir))  # noqa: TID251  # on a tmpfs
         except OSError:
             return found
         for name in names:
-            if name.startswith("."):
-                continue
             path = self._dir / name
             alive = [n for n in self._parse(path) if self.still_hangs(n.wedged)]
             found += alive
             if not alive:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
         return found
 
     def still_hangs(self, wedged: Wedged) -> bool:
@@ -99,15 +103,12 @@ class WedgedNotes:
                 )
                 for t in record["threads"]
             ]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, ArithmeticError, LookupError, TypeError):
             return []  # half written by a process that was killed: it noted nothing
 
-    def _make_directory(self) -> None:
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not self._is_ours():
-            raise PermissionError(1, "belongs to another user")
 
-    def _is_ours(self) -> bool:
-        # In /tmp another user may have made it first, and would choose what we believe to hang.
-        status = os.lstat(self._dir)  # noqa: TID251  # on a tmpfs
-        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+def _is_ours(directory: Path) -> bool:
+    # In /tmp another user may have made it first, and would choose what we believe to hang.
+    status = os.lstat(directory)  # noqa: TID251  # on a tmpfs
+    private = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and private
