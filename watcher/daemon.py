@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 
 from watcher import procfs, secrets
@@ -168,10 +169,8 @@ class Daemon:
     def _take(self, transitions: list[Transition], now: float) -> None:
         for transition in transitions:
             self._narrator.transition(transition)
-            wanted = transition.kind is Kind.WATCHER or transition.kind in self._settings.notify.on
-            if (
-                wanted or transition.change is not Change.BEGAN
-            ):  # what was told is followed up, whatever the rules say now
+            # What was told is followed up, whatever the rules say by now.
+            if transition.change is not Change.BEGAN or transition.kind in (Kind.WATCHER, *self._settings.notify.on):
                 self._incidents.apply(transition, now=now, wall=time())
                 self._sender.kick()
         self._wake.set()
@@ -191,6 +190,7 @@ class Daemon:
             if due is not None and due <= now:
                 self._take(self._tracker.handle(Tick(), now), now)
                 self._start_sweeps(now)
+                await anyio.lowlevel.checkpoint()
                 continue
             with anyio.move_on_after(None if due is None else due - now):
                 await self._wake.wait()
