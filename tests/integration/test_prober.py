@@ -40,6 +40,7 @@ from tests.integration.looking import (
     stuck_threads,
     until,
 )
+from watcher import procfs
 from watcher.model import HOST, Place, ProbeReport, Stage, StillWedged, ThreadGone, Verdict
 from watcher.probing.wedged import WedgedNotes
 
@@ -548,7 +549,8 @@ async def test_sweep_that_is_cancelled(fuse: FuseServer, mount_dir: MakeDir, tmp
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-        await until(lambda: not Path(f"/proc/{child}").exists(), "end of the child")
+        # A zombie has ended; whose child it is by now, and when that one looks, is not ours to say.
+        await until(lambda: not procfs.thread_exists("/proc", child, child), "end of the child")
 
 
 async def test_child_ends_with_its_parent(fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path) -> None:
@@ -562,7 +564,8 @@ async def test_child_ends_with_its_parent(fuse: FuseServer, mount_dir: MakeDir, 
         await asyncio.to_thread(mounted.wait_waiting)
         (child,) = probe_children(parent.pid)
         parent.kill()
-        await until(lambda: not Path(f"/proc/{child}").exists(), "end of the child")
+        # A zombie has ended; whose child it is by now, and when that one looks, is not ours to say.
+        await until(lambda: not procfs.thread_exists("/proc", child, child), "end of the child")
 
 
 # ---- notes of what hangs

@@ -313,10 +313,10 @@ async def test_descriptors_and_threads_do_not_grow_with_mounts_that_come_and_go(
 
     async def come_and_go(service: Service, round_: int) -> None:
         mounts = [site.mount(name) for name in names]
-        await service.wait_for_line("watching", 10 * round_)
+        await service.wait_for_line("INFO watching", 10 * round_)
         for mount in mounts:
             mount.unmount()
-        await service.wait_for_line("no longer mounted", 10 * round_)
+        await service.wait_for_line("INFO no longer mounted", 10 * round_)
 
     async with site.service() as service:
         await come_and_go(service, 1)
