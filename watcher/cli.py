@@ -89,6 +89,10 @@ def watcher(
             raise click.UsageError(f"{'--once' if once else needs_once[0]} does not go with {ctx.invoked_subcommand}")
         return
     if once:
+        wrong = [glob for glob in paths if not glob.startswith(("/", "*", "host:", "ct:", "server:"))]
+        if wrong:
+            raise click.UsageError(f'--path {wrong[0]}: a mount point starts with "/"')
+        paths = tuple(glob.rstrip("/") or "/" for glob in paths)
         ctx.exit(_once(config_path, as_json, paths, timeout))
     if needs_once:
         raise click.UsageError(f"{needs_once[0]} needs --once")
@@ -99,10 +103,11 @@ def _serve(config_path: str | None, verbose: bool) -> NoReturn:
     from watcher import daemon, log
 
     log.set_up(os.environ, verbose=verbose)
-    code = daemon.run(config_path, os.environ)
+    try:
+        code = daemon.run(config_path, os.environ)
+    finally:
+        log.flush()
     # Not through the interpreter's own end, which waits for threads: one may be writing the state to a dead disk.
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 
@@ -122,6 +127,8 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
         findings = asyncio.run(look())
     except ConfigError as e:
         raise Refused(e.problems) from None
+    except OSError as e:
+        raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
     finally:
         progress.clear()
     code = output.exit_code(findings)
@@ -132,9 +139,13 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
             _print_table(findings)
         for line in output.unmatched_lines(findings):
             click.echo(f"watcher: {line}", err=True)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         _mute_stdout()  # the reader has seen enough; the verdict stands
+    except OSError as e:
+        _mute_stdout()
+        click.echo(f"watcher: cannot write the result: {e.strerror}", err=True)
     return code
 
 
@@ -210,7 +221,8 @@ def test_notify(ctx: click.Context, config_path: str | None, channel: str | None
 
 def _mute_stdout() -> None:
     """So that the interpreter's own flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> NoReturn:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 
-from watcher import config, procfs, secrets
+from watcher import config, secrets
 from watcher.children import Child, Children
 from watcher.config import Candidate, ConfigError, Parsed
 from watcher.core.mountinfo import mount_of
+from watcher.files import read_regular, write_private
 from watcher.model import Mount
 from watcher.settings import Channel, Settings, Watch
 
@@ -69,10 +69,13 @@ class FileReader:
     async def read(self, path: str, mounts: Sequence[Mount]) -> bytes:
         """A file's content. Raises OSError, TimeoutError among them."""
         if not may_hang(path, mounts):
-            return procfs.read(path, _SIZE_LIMIT)  # a local disk
+            return read_regular(path, _SIZE_LIMIT)
         if (earlier := self._hanging.get(path)) is not None and not earlier.exited:
             raise TimeoutError(errno.ETIMEDOUT, "no answer from its file system; an earlier attempt still hangs")
-        child = self._hanging[path] = await self._children.spawn(["cat", "--", path])
+        try:
+            child = self._hanging[path] = await self._children.spawn(["cat", "--", path])
+        except OSError as e:
+            raise OSError(errno.EIO, f"cannot be read in a child: {e.strerror or e}") from None  # never "no such file"
         child.close_stdin()
         content = b""
         try:
@@ -108,7 +111,8 @@ class ConfigFile:
     def __init__(self, explicit: str | None, environ: Mapping[str, str], reader: FileReader) -> None:
         candidate = config.search_path(environ, explicit)
         # Children run in "/", and a message should name the file whoever reads it later.
-        self._candidate = candidate._replace(path=os.path.abspath(candidate.path))
+        path = candidate.path if candidate.path.startswith("/") else os.path.abspath(candidate.path)
+        self._candidate = candidate._replace(path=path)
         self._defaults = config.defaults_for_user(os.geteuid(), environ)
         self._reader = reader
 
@@ -166,7 +170,7 @@ class LastGood:
 
     def load(self) -> str | None:
         try:
-            return self.path.read_text("utf-8", "surrogateescape")
+            return read_regular(str(self.path), _SIZE_LIMIT).decode("utf-8", "surrogateescape")
         except OSError:
             return None
 
@@ -174,8 +178,4 @@ class LastGood:
         """Raises OSError."""
         if self.load() == text:
             return
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".config.")  # 0600
-        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as f:
-            f.write(text)
-        Path(temporary).rename(self.path)
+        write_private(self.path, text.encode("utf-8", "surrogateescape"))

@@ -42,7 +42,7 @@ class ConfigWatch:
             problems = e.problems
         for problem in problems:
             log.error("%s", problem)
-        if (text := self._copy.load()) is None:
+        if (text := self._copy.load() if self._copy_is_local() else None) is None:
             log.error("no configuration to run on: correct it, or remove it to run on the defaults")
             return None
         try:
@@ -64,7 +64,7 @@ class ConfigWatch:
             log.error("the configuration stays as it was")
             self.trouble = f"Running on the configuration as it was before. {e.problems[0]}"
             return None
-        log.info("configuration loaded: %s", self._file.path)
+        log.info("configuration loaded: %s", self._file.path if self._seen is not None else "built-in defaults")
         return settings
 
     async def changes(self) -> AsyncIterator[None]:
@@ -89,6 +89,9 @@ class ConfigWatch:
                 if watch:
                     watch.close()
 
+    def _copy_is_local(self) -> bool:
+        return not may_hang(str(self._copy.path), self._mounts())
+
     async def _differs(self) -> bool:
         try:
             return await self._file.text(self._mounts()) != self._seen or self._unreadable
@@ -100,12 +103,15 @@ class ConfigWatch:
         mounts = self._mounts()
         self._unreadable = True
         text = await self._file.text(mounts)
+        if text is None and self._seen is not None:
+            # Not a wish for the defaults: they have no channels, and a cluster file system may be away for a moment.
+            raise ConfigError([f"{self._file.path}: is gone; put it back, or restart to run on the defaults"])
         self._seen, self._unreadable = text, False
         parsed = self._file.parse(text)
         for warning in parsed.warnings + self._file.permission_warnings(parsed.settings, mounts):
             log.warning("%s", warning)
         self.trouble = ""
-        if text is not None:
+        if text is not None and self._copy_is_local():
             try:
                 self._copy.save(text)
             except OSError as e:

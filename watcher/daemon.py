@@ -33,6 +33,7 @@ from watcher.model import (
     Event,
     Kind,
     Mount,
+    Overslept,
     Probe,
     ProbeReport,
     ProbeStarted,
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 5.0
 SAVE_EVERY = 86400.0  # seconds; what is new is saved at once
+OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
 GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
 
 
@@ -95,10 +97,15 @@ class Daemon:
         if (settings := await self._config.first()) is None:
             return False
         self._settings = settings
+        try:
+            self._mounts = parse(procfs.read(f"{settings.paths.proc}/self/mountinfo"))
+        except OSError as e:
+            log.error("[paths] proc: %s/self/mountinfo: %s", settings.paths.proc, e.strerror)
+            return False
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
         self._tracker = Tracker(filter_of(settings), grace_until=settings.probe.startup_grace)
         await self._restore(settings.state.path)
-        self._incidents = Incidents()
+        self._incidents = Incidents(join_within=settings.notify.group_wait)
         self._sender = Sender(
             self._incidents,
             self._children,
@@ -188,6 +195,9 @@ class Daemon:
                 self._wanted.set()
             due = self._tracker.next_due()
             if due is not None and due <= now:
+                if now - due > OVERSLEPT:
+                    self._prober.look_at_wedged()
+                    self._tracker.handle(Overslept(), now)
                 self._take(self._tracker.handle(Tick(), now), now)
                 self._start_sweeps(now)
                 await anyio.lowlevel.checkpoint()
@@ -290,7 +300,7 @@ class Daemon:
             return
         try:
             self._saved = await anyio.to_thread.run_sync(self._store.load)
-        except StoreError as e:
+        except (StoreError, RuntimeError) as e:  # RuntimeError: no thread to be had
             log.warning("state: %s; going on without it", e)
         self._tracker.restore_answered(self._saved)
 
@@ -302,7 +312,7 @@ class Daemon:
         self._saved, self._saved_at = self._saved | answered, monotonic()
         try:
             await anyio.to_thread.run_sync(self._store.save, answered, abandon_on_cancel=True)
-        except StoreError as e:
+        except (StoreError, RuntimeError) as e:
             log.warning("state: %s; going on without it", e)
 
 

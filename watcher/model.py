@@ -206,7 +206,22 @@ class Tick:
     """Time has passed."""
 
 
-Event = TableRead | NamespaceGone | TableUnreadable | ProbeStarted | ProbeReport | ThreadGone | StillWedged | Tick
+@dataclass(frozen=True, slots=True)
+class Overslept:
+    """We stood still (SIGSTOP, suspend, a starved machine): the time that has passed says nothing of the mounts."""
+
+
+Event = (
+    TableRead
+    | NamespaceGone
+    | TableUnreadable
+    | ProbeStarted
+    | ProbeReport
+    | ThreadGone
+    | StillWedged
+    | Tick
+    | Overslept
+)
 
 
 # ---- what comes out

@@ -164,6 +164,8 @@ def summary(findings: Findings) -> str:
         for status in _WORDS
         if (number := sum(state.status == status for state in findings.states))
     ]
+    if findings.unmatched and not findings.states:
+        return "No such mount."
     if not findings.states:
         return "No remote or FUSE mounts here."
     return f"{count(len(findings.states), 'mount')}: {', '.join(tally)} ({findings.duration:.2f} s)"

@@ -6,7 +6,6 @@ daemon's own process. No text that is made here, errors included, holds a secret
 
 from __future__ import annotations
 
-import os
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Final, get_origin
 
 from msgspec.structs import fields
 
+from watcher.files import read_regular
 from watcher.settings import Channel, Section, Settings
 from watcher.values import format_duration, scheme_of, shown
 
@@ -50,7 +50,7 @@ def _error(channel: Channel, what: str) -> SecretError:
 def _url_in(path: str, channel: Channel, remedy: str, content: bytes | None = None) -> str:
     file = shown(path)[1:-1]
     try:
-        content = _read(path) if content is None else content
+        content = read_regular(path, _LONGEST) if content is None else content
     except OSError as error:
         raise _error(channel, f"{file}: {error.strerror or 'cannot be read'}; {remedy}") from None
     try:
@@ -65,21 +65,6 @@ def _url_in(path: str, channel: Channel, remedy: str, content: bytes | None = No
     if scheme_of(text) is None:
         raise _error(channel, f'{file}: holds no URL such as "tgram://…"; {remedy}')
     return text
-
-
-def _read(path: str) -> bytes:
-    # O_NONBLOCK: a FIFO in its place would wait for a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(0, "is not a regular file")
-        with open(fd, "rb", closefd=False) as file:
-            content = file.read(_LONGEST + 1)
-    finally:
-        os.close(fd)
-    if len(content) > _LONGEST:
-        raise OSError(0, "is too long for a URL")
-    return content
 
 
 def secret_files(settings: Settings, config_path: str | None) -> list[str]:

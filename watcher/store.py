@@ -43,11 +43,14 @@ class Store:
         try:
             with closing(self._open("ro")) as db:
                 rows = db.execute("SELECT namespace, mount_point, root, fstype, source FROM answered").fetchall()
-        except (sqlite3.Error, OSError) as e:
+            return {
+                (Place(str(ns), os.fsdecode(p)), os.fsdecode(r), os.fsdecode(f), os.fsdecode(s))
+                for ns, p, r, f, s in rows
+            }
+        except (sqlite3.Error, OSError, TypeError) as e:
             if not self._path.exists():
                 return set()
             raise StoreError(f"{self._path}: {e}") from e
-        return {(Place(ns, os.fsdecode(p)), os.fsdecode(r), os.fsdecode(f), os.fsdecode(s)) for ns, p, r, f, s in rows}
 
     def save(self, answered: Iterable[Identity]) -> None:
         """Note these as seen now. Raises StoreError."""

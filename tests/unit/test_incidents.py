@@ -223,3 +223,21 @@ def test_places() -> None:
     assert incident is not None
     assert incident.members[0].stands_at([place("/mnt/b"), place("/x")])
     assert not incident.members[0].stands_at([place("/x")])
+
+
+# ---- without a server
+
+
+def test_mounts_without_a_server_that_die_together_are_one_incident() -> None:
+    """Sixty rclone mounts whose network is gone are one message, not sixty."""
+    incidents = Incidents(join_within=3.0)
+    for number in range(60):
+        about = subject(f"/mnt/{number}", source=f"remote{number}:", fstype="fuse.rclone", device=f"0:{number}")
+        incidents.apply(transition(Change.BEGAN, about, at=number / 60), now=number / 60, wall=number / 60)
+    [incident] = incidents.open
+    assert len(incident.down) == 60
+    late = subject("/mnt/late", source="other:", fstype="fuse.rclone", device="0:99")
+    incidents.apply(transition(Change.BEGAN, late, at=10.0), now=10.0, wall=10.0)
+    inside = subject(place("/mnt/x", "ct:101"), source="other:", fstype="fuse.rclone", device="0:100")
+    incidents.apply(transition(Change.BEGAN, inside, at=10.0), now=10.0, wall=10.0)
+    assert [len(i.down) for i in incidents.open] == [60, 1, 1]

@@ -102,10 +102,16 @@ def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
     return "superblock " + " ".join(subject.superblock), server
 
 
+def _namespaces(member: Member) -> set[str]:
+    return {place.namespace for place in member.subject.places}
+
+
 class Incidents:
     """The incidents that are open, or closed but not yet told to everyone."""
 
-    def __init__(self, incidents: Iterable[Incident] = ()) -> None:
+    def __init__(self, incidents: Iterable[Incident] = (), *, join_within: float = 0.0) -> None:
+        """`join_within`: seconds in which mounts without a server, but of one type and cause, are one incident."""
+        self._join_within = join_within
         self._all = {i.number: i for i in incidents}
         self._last = max(self._all, default=0)
 
@@ -152,8 +158,23 @@ class Incidents:
         for incident in self.open:
             if incident.group == group:
                 return incident.with_member(member, at)
+        for incident in self.open:
+            if self._is_one_trouble(incident, member, server, at):
+                return incident.with_member(member, at)
         self._last += 1
         return Incident(self._last, group, server, at, (member,))
+
+    def _is_one_trouble(self, incident: Incident, member: Member, server: str | None, at: float) -> bool:
+        """Whether this is most likely the same matter, though no server says so: sixty rclone mounts die as one."""
+        first = incident.members[0]
+        return (
+            server is None
+            and incident.server is None
+            and at - incident.opened < self._join_within
+            and (first.kind, first.cause, first.subject.fstype) == (member.kind, member.cause, member.subject.fstype)
+            and _namespaces(first) == _namespaces(member)
+            and member.kind is not Kind.WATCHER
+        )
 
     def _ended(self, member: Member, at: float) -> Incident | None:
         for incident in self._all.values():

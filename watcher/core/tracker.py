@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from watcher.core.departed import Departed
-from watcher.core.filters import Filter, server_of
+from watcher.core.filters import Filter
 from watcher.core.health import ALARMED, FAILING, Health
 from watcher.core.places import Standing, arrange
 from watcher.core.schedule import VOID_RETRY, next_probe
@@ -20,6 +20,7 @@ from watcher.model import (
     Mount,
     MountState,
     NamespaceGone,
+    Overslept,
     Place,
     Probe,
     ProbeReport,
@@ -83,6 +84,11 @@ class Tracker:
                 return self._still_wedged(event, now)
             case Tick():
                 return self._elapsed(now)
+            case Overslept():
+                # What still hangs in a wedged thread has been looked at; of the rest the time tells nothing.
+                for watched in self._watched.values():
+                    if watched.wedged is None:
+                        watched.health.void()
             case TableUnreadable():
                 pass  # the last table stands until it can be read again
         return []
@@ -227,9 +233,10 @@ class Tracker:
             return []
         if report.verdict is Verdict.VOID:
             watched.health.void()
+            watched.void_note = report.note
             watched.next_at = now + VOID_RETRY
             return []
-        watched.missed = 0
+        watched.missed, watched.void_note = 0, ""
         if self._is_blamed_on_the_way(watched, report):
             watched.health.void()
             watched.next_at = now + VOID_RETRY
@@ -309,12 +316,13 @@ class Tracker:
 
     def _hurry_kin(self, recovered: Watched, now: float) -> None:
         """When a mount is back, ask at once what it stood in front of, and the other mounts of its server."""
-        server = server_of(recovered.superblock.fstype, recovered.superblock.source)
+        server = recovered.server
         for watched in self._watched.values():
-            kin = server is not None and server == server_of(watched.superblock.fstype, watched.superblock.source)
-            hidden = any(recovered.superblock in s.below for s in watched.standings)
-            if (kin or hidden) and watched.health.reach in (Reach.STALE, Reach.SUSPECT, Reach.UNKNOWN):
-                watched.next_at = min(watched.next_at, now)
+            if watched.next_at <= now or watched.health.reach not in (Reach.STALE, Reach.SUSPECT, Reach.UNKNOWN):
+                continue
+            kin = server is not None and server == watched.server
+            if kin or any(recovered.superblock in s.below for s in watched.standings):
+                watched.next_at = now
 
     # ---- what may be asked
 
@@ -350,6 +358,8 @@ class Tracker:
             reason = f"not probed: {MAX_WEDGED} probes hang already"
         elif watched.missed > MAX_MISSED and watched.health.reach in (Reach.UNKNOWN, Reach.OK):
             reason = "another mount stands in its place or in its way"
+        elif watched.health.reach is Reach.UNKNOWN:
+            reason = watched.void_note
         return state_of(watched, standing, over.standings[0].place if over else None, reason)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from watcher.core.filters import server_of
 from watcher.core.health import ALARMED, Health
 from watcher.core.places import Standing
 from watcher.model import Change, Kind, Pace, Place, Probe, Reach, Subject, Superblock, Transition, Wedged
@@ -28,10 +29,15 @@ class Watched:
     fails_deep: bool = False  # its directory could not be read: only reading it shows that it is well again
     deferred: int = 0  # reports in a row not judged since a mount on the way may be to blame
     lost_way: set[Place] = field(default_factory=set)  # places that could not be walked to since the last answer
+    void_note: str = ""  # why the last probe told nothing
     missed: int = 0  # times in a row that something else stood there
     replaces_since: float | None = None  # a dead mount stood in its place, failing since then
     writable: set[Place] = field(default_factory=set)  # places once seen writable
     readonly_since: float | None = None  # unexpectedly so
+    server: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.server = server_of(self.superblock.fstype, self.superblock.source)
 
     @property
     def pace(self) -> Pace:

@@ -286,16 +286,20 @@ class Prober:
         """Emit a ThreadGone for each wedged thread that ends. Runs until cancelled."""
         while True:
             await self._some_wedged.wait()
-            gone = [w for w in self._wedged if not self._notes.still_hangs(w)]
-            for wedged in gone:
-                del self._wedged[wedged]
-                self._emit(ThreadGone(wedged))
-            for pid in {w.pid for w in gone}:
-                self._write_notes(pid)
+            self.look_at_wedged()
             if not self._wedged:
                 self._some_wedged.clear()
                 continue
             await asyncio.sleep(POLL_WEDGED)
+
+    def look_at_wedged(self) -> None:
+        """Emit a ThreadGone for each wedged thread that has ended by now."""
+        gone = [w for w in self._wedged if not self._notes.still_hangs(w)]
+        for wedged in gone:
+            del self._wedged[wedged]
+            self._emit(ThreadGone(wedged))
+        for pid in {w.pid for w in gone}:
+            self._write_notes(pid)
 
     @property
     def wedged(self) -> dict[Superblock, float]:
