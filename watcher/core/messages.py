@@ -5,6 +5,7 @@ The words are for an administrator at three in the morning: what, where, since w
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.wording import cause_words, count, duration, name, place_name
 from watcher.model import HOST, Cause, Kind, Place, Subject
+
+_DIGITS = re.compile(r"([0-9]{1,18})")
 
 MAX_LINES = 12
 MAX_PLACES = 6  # lines of places; the rest is counted
@@ -105,7 +108,14 @@ def _mark(incident: Incident) -> str:
 
 
 def _places(members: Sequence[Member]) -> list[tuple[Place, Member]]:
-    return [(place, m) for m in members for place in m.subject.places]
+    """The host's first, and in the order in which people count, whichever probe came back first."""
+    return sorted(((place, m) for m in members for place in m.subject.places), key=lambda pair: _natural(pair[0]))
+
+
+def _natural(place: Place) -> tuple[bool, list[str | int]]:
+    # Digits stand at odd positions, so that like is compared with like.
+    parts = _DIGITS.split(f"{place.namespace}:{place.mount_point}")
+    return place.namespace != HOST, [int(p) if n % 2 else p for n, p in enumerate(parts)]
 
 
 def _place(place: Place, subject: Subject) -> str:
@@ -160,11 +170,18 @@ def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
     down = incident.down
     lines = [f"Since {_clock(incident.since, now, local)}"]
     lines += _place_lines(down, with_cause=len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1)
-    lines.append(_source_line(down[0]))
-    if why := _why(down):
+    first = _first(down)
+    lines.append(_source_line(first))
+    if why := _why(first):
         lines.append(why)
-    lines += _advice(down[0], incident.server)
+    lines += _advice(first, incident.server)
     return lines
+
+
+def _first(members: Sequence[Member]) -> Member:
+    """The one that stands first in the list of places."""
+    places = _places(members)
+    return places[0][1] if places else members[0]
 
 
 def _place_lines(members: Sequence[Member], *, with_cause: bool = False, lead: str = "") -> list[str]:
@@ -208,8 +225,7 @@ def describe_type(fstype: str, options: str) -> str:
     return name(fstype)
 
 
-def _why(down: Sequence[Member]) -> str:
-    member = down[0]
+def _why(member: Member) -> str:
     if not member.error or member.kind is not Kind.STALE:
         return ""
     text = member.error[:1].upper() + member.error[1:]
@@ -262,7 +278,7 @@ def _ended_lines(incident: Incident) -> list[str]:
         lines += _place_lines(incident.down[:MAX_PLACES], with_cause=True, lead="🔴 Still: ")[:MAX_PLACES]
         if (more := len(_places(incident.down)) - MAX_PLACES) > 0:
             lines.append(f"and {count(more, 'more mount')}")
-        lines += _advice(incident.down[0], incident.server)
+        lines += _advice(_first(incident.down), incident.server)
     return lines
 
 
