@@ -240,6 +240,7 @@ class Daemon:
 
     def _configure_channels(self) -> None:
         notify = self._settings.notify
+        self._incidents.join_within = notify.group_wait
         channels = {c.name: partial(self._resolve, c) for c in notify.channels}
         self._sender.configure(channels, group_wait=notify.group_wait, max_age=notify.max_age)
         if not channels:

@@ -637,7 +637,7 @@ CORRECT = "write the URL into it, or correct url_file"
         (f"{URL}\n{URL}".encode(), "has several lines; leave only the URL, and make a channel of each further one"),
         (TOKEN.encode(), f'holds no URL such as "tgram://…"; {CORRECT}'),
         (f"{URL}\xff".encode("latin-1"), f"is not UTF-8 text; {CORRECT}"),
-        (URL.encode() + b"x" * 70_000, f"is too long for a URL; {CORRECT}"),
+        (URL.encode() + b"x" * 70_000, f"is larger than 65536 bytes; {CORRECT}"),
     ],
 )
 def test_a_file_without_a_usable_url(tmp_path: Path, content: bytes, words: str) -> None:

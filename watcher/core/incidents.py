@@ -111,7 +111,7 @@ class Incidents:
 
     def __init__(self, incidents: Iterable[Incident] = (), *, join_within: float = 0.0) -> None:
         """`join_within`: seconds in which mounts without a server, but of one type and cause, are one incident."""
-        self._join_within = join_within
+        self.join_within = join_within
         self._all = {i.number: i for i in incidents}
         self._last = max(self._all, default=0)
 
@@ -170,7 +170,7 @@ class Incidents:
         return (
             server is None
             and incident.server is None
-            and at - incident.opened < self._join_within
+            and at - incident.opened < self.join_within
             and (first.kind, first.cause, first.subject.fstype) == (member.kind, member.cause, member.subject.fstype)
             and _namespaces(first) == _namespaces(member)
             and member.kind is not Kind.WATCHER
