@@ -73,8 +73,10 @@ class Store:
 
     def _open(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode={mode}", uri=True, timeout=2)
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
+        try:
+            if db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+                raise StoreError(f"{self._path}: written by a newer version of watcher; not touched")
+        except BaseException:
             db.close()
-            raise StoreError(f"{self._path}: written by a newer version of watcher; not touched")
+            raise
         return db

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,8 @@ def test_a_file_that_nobody_named_and_that_is_gone_is_no_wish_for_the_defaults(
         assert ([c.name for c in again.notify.channels], watch.trouble) == (["b"], "")
         children.close()
 
-    asyncio.run(story())
+    with ThreadPoolExecutor(1) as elsewhere:  # pytest-asyncio's loop of this thread stays as it is
+        elsewhere.submit(asyncio.run, story()).result(LIMIT)
 
 
 async def test_a_last_good_copy_on_a_hung_mount_is_left_alone(site: Site) -> None:
