@@ -162,7 +162,7 @@ def _print_table(findings: Any) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=2000, no_color=True)  # a pipe has no width to fold at
     if findings.states:
-        console.print(output.table(findings.states, width=console.width))
+        console.print(output.table(findings.states))
         console.print()
     console.print(output.summary(findings), markup=False)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from watcher import config, secrets
 from watcher.children import Child, Children
-from watcher.config import Candidate, ConfigError, Parsed
+from watcher.config import ConfigError, Parsed
 from watcher.core.mountinfo import mount_of
 from watcher.files import read_regular, write_private
 from watcher.model import Mount
@@ -115,10 +115,6 @@ class ConfigFile:
         self._candidate = candidate._replace(path=path)
         self._defaults = config.defaults_for_user(os.geteuid(), environ)
         self._reader = reader
-
-    @property
-    def candidate(self) -> Candidate:
-        return self._candidate
 
     @property
     def path(self) -> str:

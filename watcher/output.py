@@ -16,7 +16,7 @@ from watcher.once import Findings
 if TYPE_CHECKING:
     from rich.table import Table
 
-OK, WARNING, CRITICAL, FAILURE = 0, 1, 2, 3
+OK, WARNING, CRITICAL = 0, 1, 2
 
 # Worst first; also the words that people read.
 _WORDS = {
@@ -111,7 +111,7 @@ def _utc(wall: float) -> str:
 # ---- for people
 
 
-def table(states: Sequence[MountState], *, width: int) -> Table:
+def table(states: Sequence[MountState]) -> Table:
     """The mounts, worst first. Names are text, never markup."""
     from rich.table import Table
     from rich.text import Text
