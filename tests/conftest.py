@@ -3,11 +3,14 @@
 Must not hold fixtures of single areas: those stay with their tests.
 
 - As root the whole session (and every child it starts) gets a private mount namespace, so that nothing a test mounts
-  is seen outside, or outlives the session. fusectl is mounted there if it is missing.
-- Tests marked `kernel` need root, /dev/fuse and that namespace. Without them they are skipped, or, with CI=true,
-  failed: a CI that quietly skips them would prove nothing.
+  is seen outside, or outlives the session. fusectl is mounted there if it is missing, and /dev/fuse is open to all
+  users, as udev makes it.
+- It also gets a cgroup of its own, and a cgroup namespace, so that two sessions on one machine do not meet there.
+- Tests marked `kernel` need root, /dev/fuse and that namespace; those marked `cgroups` that cgroup. Without them they
+  are skipped, or, with CI=true, failed: a CI that quietly skips them would prove nothing.
 - In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
-  Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`
+  Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`,
+  `watcher/configfile.py` and `watcher/files.py` (only what lies on a local disk, by the mount table),
   `watcher/probing/wedged.py` (notes on a tmpfs) and `watcher/sources/inotify.py` (pyinotify looks at the directory
   that it watches, which is on no file system that hangs) may, by name.
 """
@@ -18,19 +21,34 @@ import ctypes
 import gc
 import inspect
 import os
+import stat
+import subprocess
+import tempfile
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
 
+from tests.fakes.cgroups import SessionCgroup
+from tests.fakes.containers import Containers
 from tests.fakes.fuse import CONNECTIONS, FuseServer
-from tests.fakes.fuse_server import MS_PRIVATE, MS_REC, mount
+from tests.fakes.fuse_server import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount
+from tests.fakes.loop_image import first_free
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare came with 3.12 only
-MAY_BLOCK = ("watcher/procfs.py", "watcher/children.py", "watcher/probing/wedged.py", "watcher/sources/inotify.py")
+MAY_BLOCK = (
+    "watcher/procfs.py",
+    "watcher/children.py",
+    "watcher/configfile.py",
+    "watcher/files.py",
+    "watcher/probing/wedged.py",
+    "watcher/sources/inotify.py",
+)
 
 kernel_missing = pytest.StashKey[str]()  # why `kernel` tests cannot run; empty if they can
+cgroups_missing = pytest.StashKey[str]()  # the same of `cgroups`
+session_cgroup = pytest.StashKey[SessionCgroup]()  # absent where it cannot be had
 
 
 def enter_mount_namespace() -> str:
@@ -45,26 +63,62 @@ def enter_mount_namespace() -> str:
         os.close(os.open("/dev/fuse", os.O_RDWR))
         if not os.path.ismount(CONNECTIONS):
             mount(b"fusectl", os.fsencode(CONNECTIONS), b"fusectl")
+        open_fuse_to_all()
     except OSError as error:
         return f"needs FUSE: {error}"
     return ""
 
 
+def open_fuse_to_all() -> None:
+    """Cover /dev/fuse by one for all users, if it is root's alone: root of a user namespace is not that root."""
+    device = os.stat("/dev/fuse")
+    if device.st_mode & 0o666 == 0o666:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        node = os.path.join(os.fsencode(directory), b"fuse")
+        mount(b"fuse", os.fsencode(directory), b"tmpfs")
+        try:
+            os.mknod(node, stat.S_IFCHR, device.st_rdev)
+            os.chmod(node, 0o666)
+            mount(node, b"/dev/fuse", b"none", MS_BIND)
+        finally:
+            unmount(os.fsencode(directory))
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[kernel_missing] = enter_mount_namespace()
+    missing = config.stash[kernel_missing] = config.stash[cgroups_missing] = enter_mount_namespace()
+    if not missing:
+        try:
+            config.stash[session_cgroup] = SessionCgroup.enter()
+        except OSError as error:
+            config.stash[cgroups_missing] = f"needs a cgroup of its own: {error}"
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    missing = config.stash[kernel_missing]
-    return f"kernel tests: {'unavailable, ' + missing if missing else 'in a private mount namespace'}"
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if session_cgroup in config.stash:
+        config.stash[session_cgroup].leave()
+        del config.stash[session_cgroup]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    kernel, cgroups = config.stash[kernel_missing], config.stash[cgroups_missing]
+    return [
+        f"kernel tests: {'unavailable, ' + kernel if kernel else 'in a private mount namespace'}",
+        f"cgroups tests: {'unavailable, ' + cgroups if cgroups else 'in a cgroup of their own'}",
+    ]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    missing = item.config.stash[kernel_missing]
-    if missing and item.get_closest_marker("kernel"):
-        if os.environ.get("CI", "").lower() in ("true", "1"):
-            pytest.fail(f"kernel test {missing}; with CI set it must not be skipped", pytrace=False)
-        pytest.skip(f"kernel test {missing}")
+    for marker, key in (("kernel", kernel_missing), ("cgroups", cgroups_missing)):
+        missing = item.config.stash[key]
+        if missing and item.get_closest_marker(marker):
+            skip_or_fail(f"{marker} test {missing}")
+
+
+def skip_or_fail(reason: str) -> None:
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(f"{reason}; with CI set it must not be skipped", pytrace=False)
+    pytest.skip(reason)
 
 
 class _Any(Container[str]):
@@ -120,6 +174,23 @@ def fuse(tmp_path: Path) -> Iterator[FuseServer]:
     """A FUSE server of the test's own. (After `tmp_path`, so that nothing is mounted there when that is removed.)"""
     with FuseServer() as server:
         yield server
+
+
+@pytest.fixture
+def lxc(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Containers]:
+    """A host for fake LXC containers; they have cgroups if the session has (mark `cgroups` what cannot do without)."""
+    cgroup = request.config.stash.get(session_cgroup, None)
+    with Containers(tmp_path / "host", cgroup_path=cgroup.path if cgroup else "") as host:
+        yield host
+
+
+@pytest.fixture
+def loop_devices() -> None:
+    """For containers with `rootfs="image"`: like a marker, skips or fails a test where there are none."""
+    try:
+        first_free()
+    except (OSError, subprocess.CalledProcessError) as error:
+        skip_or_fail(f"needs a loop device: {error}")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 SERVER = Path(__file__).with_name("fuse_server.py")
 CONNECTIONS = Path("/sys/fs/fuse/connections")  # fusectl
@@ -111,6 +111,17 @@ class Counters(NamedTuple):
     delayed: int  # waiting for their time
 
 
+class ServerProcess(Protocol):
+    """What FuseServer needs of its process: of a Popen, or of a process that is not its child."""
+
+    pid: int
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float) -> int:
+        """The exit code, or another number than 0 where it cannot be known; raises subprocess.TimeoutExpired."""
+
+
 class FuseMount:
     """One mount of a FuseServer."""
 
@@ -124,6 +135,7 @@ class FuseMount:
         self.source = source
         self.mount_id = mount_id  # as in mountinfo
         self.device = device  # "major:minor", as in mountinfo
+        self._control_inode = self._look_at_control()
 
     @property
     def mount_point(self) -> str:
@@ -134,6 +146,13 @@ class FuseMount:
     def control(self) -> Path:
         """The connection's directory in fusectl (`waiting`, `abort`)."""
         return CONNECTIONS / self.device.partition(":")[2]
+
+    def _look_at_control(self) -> int:
+        # The kernel re-uses the minor number at once, but not this inode: it tells that a connection is still ours.
+        try:
+            return os.stat(self.control).st_ino
+        except OSError:  # no fusectl, or the connection is gone
+            return 0
 
     def _call(self, command: str, **arguments: Any) -> dict[str, Any]:
         return self._server._call(command, number=self._number, **arguments)
@@ -186,9 +205,17 @@ class FuseMount:
         """Abort the connection through fusectl, as an administrator would: all callers get ENOTCONN."""
         (self.control / "abort").write_text("1")
 
+    def abort_if_ours(self) -> None:
+        """The same, where the server cannot be asked any more; without effect on a connection that has ended."""
+        if self._control_inode and self._look_at_control() == self._control_inode:
+            with contextlib.suppress(OSError):
+                self.abort()
+
 
 class FuseServer:
     """A server process for any number of mounts; started at once, ended by `close` or the end of the `with`."""
+
+    creates_mount_points = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -197,8 +224,15 @@ class FuseServer:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         with theirs:
-            command = [sys.executable, "-I", "-S", str(SERVER)]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), cwd="/", start_new_session=True)
+            try:
+                self._process = self._start(theirs)
+            except BaseException:
+                self._socket.close()
+                raise
+
+    def _start(self, control: socket.socket) -> ServerProcess:
+        command = [sys.executable, "-I", "-S", str(SERVER)]
+        return subprocess.Popen(command, stdin=control.fileno(), cwd="/", start_new_session=True)
 
     def __enter__(self) -> FuseServer:
         return self
@@ -238,6 +272,7 @@ class FuseServer:
         where = os.path.abspath(os.fsencode(path))
         reply = self._call(
             "mount",
+            create=self.creates_mount_points,
             path=os.fsdecode(where),
             mode=mode,
             source=source,
@@ -263,7 +298,7 @@ class FuseServer:
             self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
             # A thread of its own waits in one of its mounts and keeps the descriptors open.
-            self._abort_connections()
+            self.abort_connections()
             self._process.wait(LIMIT)
 
     def close(self) -> None:
@@ -307,14 +342,10 @@ class FuseServer:
         if not poll.poll(LIMIT * 1000):
             raise FuseServerError(f"{command}: the FUSE server did not answer within {LIMIT:g} s")
 
-    def _abort_connections(self) -> None:
-        # Both numbers are re-used at once: abort only what still stands in our table as what it was.
-        lines = [line.split() for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-        standing = {(line[0], line[2], line[line.index(b"-") + 1]) for line in lines}
+    def abort_connections(self) -> None:
+        """Abort all that this server still serves, without asking it: it may hang, or have ended."""
         for mounted in self._mounts:
-            if (b"%d" % mounted.mount_id, mounted.device.encode(), os.fsencode(mounted.fstype)) in standing:
-                with contextlib.suppress(OSError):
-                    mounted.abort()
+            mounted.abort_if_ours()
 
     def _unmount_remains(self) -> None:
         # In a child with a limit: a path may lead through a mount of someone else that hangs.

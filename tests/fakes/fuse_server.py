@@ -1,7 +1,8 @@
 """A FUSE file system server for tests: one process, many mounts, each made to fail as wanted.
 
 Standard library only; `tests.fakes.fuse` starts it as `python -I -S fuse_server.py` and gives it a socket as
-standard input. It must not touch its own mounts outside of a thread: it would wait for its own answer.
+standard input. (Inside a fake container its init forks and calls `serve`: no exec, and all of the container's
+namespaces.) It must not touch its own mounts outside of a thread: it would wait for its own answer.
 
 Control: one JSON object per line each way, every command answered once it is in effect. Paths and other
 strings of bytes are `str` by surrogateescape. A mode is `[kind, value]`:
@@ -112,6 +113,16 @@ def mount(source: bytes, target: bytes, fstype: bytes, flags: int = 0, data: byt
 def unmount(target: bytes, flags: int = MNT_DETACH) -> None:
     """umount2(2), lazily unless told otherwise; raises OSError."""
     _on_path(target, lambda path: _libc.umount2(path, flags | UMOUNT_NOFOLLOW))
+
+
+def make_directories(path: bytes) -> None:
+    """Each missing part of a path. What is there is not looked at: it may be a mount that hangs. Raises OSError."""
+    parts = path.split(b"/")
+    for count in range(1, len(parts) + 1):
+        try:
+            os.mkdir(b"/".join(parts[:count]) or b"/")
+        except FileExistsError:
+            continue
 
 
 class Mounted(NamedTuple):
@@ -396,7 +407,9 @@ class Server:
             reply = {"errno": failure.errno or errno.EIO, "error": failure.strerror or str(failure)}
         self.control.sendall(json.dumps(reply).encode() + b"\n")
 
-    def do_mount(self, *, source: str, flags: int, options: str, **settings: Any) -> dict[str, Any]:
+    def do_mount(self, *, create: bool, source: str, flags: int, options: str, **settings: Any) -> dict[str, Any]:
+        if create:
+            make_directories(os.fsencode(settings["path"]))
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         connection = Connection(fd, settings)
         path, fstype = connection.mounted.path, connection.mounted.fstype
@@ -459,10 +472,15 @@ def main() -> None:
         unmount_all([Mounted(os.fsencode(path), number, device, os.fsencode(t)) for path, number, device, t in entries])
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
+    serve(0)
+
+
+def serve(control: int) -> None:
+    """Serve until the control socket of this descriptor number ends."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor per mount
-    with socket.socket(fileno=os.dup(0)) as control:
-        Server(control).serve()
+    with socket.socket(fileno=os.dup(control)) as commands:
+        Server(commands).serve()
 
 
 if __name__ == "__main__":
