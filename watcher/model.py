@@ -38,6 +38,21 @@ class Place(NamedTuple):
         return self.mount_point if self.namespace == HOST else f"{self.namespace}:{self.mount_point}"
 
 
+class Container(NamedTuple):
+    """A running LXC container, as the host sees it."""
+
+    ctid: str  # "101"; without Proxmox any name that LXC takes
+    init_pid: int  # in our pid namespace
+    start_time: int  # of init, in clock ticks since boot: tells a re-used pid
+    name: str = ""  # its host name; "" where it is not known (yet)
+    user_namespace: int = 0  # the inode of its own user namespace; 0: it shares ours
+    frozen: bool = False  # its processes stand still (a backup does that), and its own FUSE servers with them
+
+    @property
+    def namespace(self) -> str:
+        return f"ct:{self.ctid}"
+
+
 class Superblock(NamedTuple):
     """What one probe speaks for: all places with the same four share one verdict."""
 
@@ -104,6 +119,7 @@ class Kind(enum.StrEnum):
     STALE = "stale"
     READONLY = "readonly"
     VANISHED = "vanished"
+    FULL = "full"
     WATCHER = "watcher"  # the watcher itself, such as a configuration it cannot use; always told
 
 
@@ -119,6 +135,9 @@ class Probe:
     mount_id: int
     timeout: float  # seconds from the moment at which its thread starts
     deep: bool = False  # also read the directory's first entries
+    root_pid: int = 0  # the path starts from this process's root directory; 0: from ours
+    user_namespace: int = 0  # inode of root_pid's user namespace, to be entered before asking; 0: none
+    lane: str = ""  # probes of one lane hang at most four at a time; "": no such limit
 
 
 class Verdict(enum.StrEnum):
@@ -164,6 +183,7 @@ class TableRead:
 
     namespace: str
     mounts: tuple[Mount, ...]
+    container: Container | None = None  # whose it is; None: the host's
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +253,8 @@ class Change(enum.StrEnum):
     BEGAN = "began"  # not ok from here on
     ENDED = "ended"  # two good probes (or writable again)
     GONE = "gone"  # no longer mounted: not a recovery
+    JOINED = "joined"  # still not ok, and it stands in more places, or more is known of it
+    LEFT = "left"  # no longer mounted in these of its places, still in others
     REMOUNTED = "remounted"  # another mount stands in the same place and answers
 
 
@@ -266,7 +288,8 @@ class Transition:
     cause: Cause | None = None
     error: str = ""  # for people: "no answer within 5 s", "Stale file handle"
     stack: tuple[str, ...] = ()
-    reason: str = ""  # of GONE: "unmounted", "container stopped"
+    reason: str = ""  # of GONE and LEFT: "unmounted", "container stopped"; of ENDED: "below 90 % again"
+    context: str = ""  # what other mounts say of it: "the host's own mount of it is ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,3 +312,5 @@ class MountState:
     stacked: int = 1  # how many mounts stand on this mount point
     stack: tuple[str, ...] = ()
     wedged_since: float | None = None
+    context: str = ""  # what other mounts say of it
+    container: Container | None = None

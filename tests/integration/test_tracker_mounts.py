@@ -758,7 +758,7 @@ async def test_all_that_is_arranged_is_reached(fuse: FuseServer, mount_dir: Make
     mount(os.fsencode(tmp_path / "c"), mount_dir("e"), b"none", MS_BIND | MS_REC)
     try:
         chosen = watching(tmp_path)
-        standings = arrange(HOST, table(), chosen)
+        standings = arrange(HOST, table(), chosen).standings
         assert {s.mount.mount_point.removeprefix(str(tmp_path)) for s in standings} == {
             "/a", "/a/b", "/c", "/c/d", "/e", "/e/d",
         }  # fmt: skip

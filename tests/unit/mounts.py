@@ -18,10 +18,12 @@ from watcher.model import (
     HOST,
     Cause,
     Change,
+    Container,
     Event,
     Kind,
     Mount,
     MountState,
+    NamespaceGone,
     Pace,
     Place,
     Probe,
@@ -178,6 +180,11 @@ def error(number: int) -> Answer:
     return lambda asked, now: (failed(asked, now, number), 0.01)
 
 
+def no_answer_inside(asked: Probe, now: float) -> tuple[ProbeReport, float]:
+    """Refuses who asks from a user namespace of its own."""
+    return (failed(asked, now, errno.EACCES) if asked.user_namespace else answered(asked, now)), 0.01
+
+
 @dataclass
 class Loop:
     """The service's probe loop (`daemon.Daemon._probe`) on a clock of its own.
@@ -189,6 +196,7 @@ class Loop:
     tracker: Tracker
     now: float = 0.0
     mounts: list[Mount] = field(default_factory=list)
+    inside: dict[str, TableRead] = field(default_factory=dict)
     answers: dict[Superblock, Answer] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
     asked: list[tuple[float, Probe]] = field(default_factory=list)
@@ -209,6 +217,16 @@ class Loop:
         self.mounts = list(mounts)
         return self.handle(table(*mounts))
 
+    def contained(self, container: Container, *mounts: Mount) -> list[Transition]:
+        """These are mounted in a container now, and nothing else."""
+        root = ROOT._replace(device="7:1", source="/dev/loop1")
+        self.inside[container.namespace] = TableRead(container.namespace, (root, *mounts), container)
+        return self.handle(self.inside[container.namespace])
+
+    def stopped(self, container: Container) -> list[Transition]:
+        self.inside.pop(container.namespace, None)
+        return self.handle(NamespaceGone(container.namespace, "container stopped"))
+
     def later(self, delay: float, event: Event | None) -> None:
         """An event that comes in `delay` seconds; None is a reading of the table as it is by then."""
         heapq.heappush(self._queue, (self.now + delay, next(self._order), event))
@@ -217,8 +235,8 @@ class Loop:
         """Let time pass, doing what is due."""
         end = self.now + seconds
         while True:
-            if self.tracker.take_rereads():
-                self.later(0.05, None)
+            for namespace in self.tracker.take_rereads():
+                self.later(0.05, None if namespace == HOST else self.inside.get(namespace))
             due = self.tracker.next_due()
             times = [t for t in (due, self._queue[0][0] if self._queue else None) if t is not None]
             if not times or min(times) > end:

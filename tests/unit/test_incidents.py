@@ -37,7 +37,14 @@ def conditions(incident: Incident | None) -> list[Condition]:
         (
             subject(Place("ct:101", "/a"), source="nas01:/a", fstype="fuse.sshfs"),
             Kind.STALE,
-            ("superblock 0:50 / fuse.sshfs nas01:/a", "nas01"),
+            ("fuse in ct:101", None),
+        ),
+        (
+            Subject(
+                Superblock("0:50", "/", "fuse.lxcfs", "lxcfs"), (Place("ct:1", "/proc/stat"), Place("ct:2", "/x")), ""
+            ),
+            Kind.STALE,
+            ("superblock 0:50 / fuse.lxcfs lxcfs", None),
         ),
         (subject(Place("ct:101", "/a"), source="nas01:/a"), Kind.STALE, ("server nas01", "nas01")),
         (Subject(Superblock("", "", "", "configuration"), (), ""), Kind.WATCHER, ("watcher", None)),

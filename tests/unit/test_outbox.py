@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,3 +156,59 @@ def test_retry_after(attempt: int, asked_for: float | None, jitter: float, secon
 @given(st.integers(1, 10**6), st.none() | st.floats(), st.floats(0, 1, exclude_max=True))
 def test_retry_after_is_bounded(attempt: int, asked_for: float | None, jitter: float) -> None:
     assert 0.75 * BACKOFF_FIRST <= retry_after(attempt, asked_for, jitter) <= 6 * BACKOFF_LAST
+
+
+# ---- many messages about one incident
+
+
+def test_mounts_that_die_one_by_one_are_not_one_message_each() -> None:
+    """Two hundred mounts of a hostile container, one every five seconds."""
+    parts: list[Part] = []
+    entry: Told | None = None
+    sent: list[float] = []
+    for n in range(200):
+        at = 100.0 + 5 * n
+        parts.append((DOWN, at))
+        news = news_of(incident(*parts), entry, group_wait=WAIT)
+        while news is not None and news.due < at + 5:
+            sent.append(news.due)
+            entry = told_now(news.incident, news.due, entry)
+            news = news_of(news.incident, entry, group_wait=WAIT)
+    assert len(sent) <= 8
+    assert all(later - earlier >= 60 for earlier, later in pairwise(sent[2:]))
+    over = incident(*[(OK, 1200.0) for _ in parts], closed=1200.0)
+    end = news_of(over, entry, group_wait=WAIT)
+    assert end is not None
+    assert end.due == 1200.0  # the end is never put off
+
+
+def test_a_new_trouble_after_the_end_is_not_put_off() -> None:
+    entry = Told({0: OK}, 190.0, times=9)
+    news = news_of(incident((DOWN, 200)), entry, group_wait=WAIT)
+    assert news is not None
+    assert news.due == 203.0
+
+
+# ---- a mount that leaves some of its places
+
+
+def split(apart: Condition) -> Incident:
+    about = incident((DOWN, 100))
+    (whole,) = about.members
+    left = replace(whole, condition=apart, changed=150.0, slot=1, split_from=0)
+    return replace(about, members=(whole, left))
+
+
+def test_that_it_has_left_a_place_is_no_news() -> None:
+    assert news_of(split(GONE), told(DOWN), group_wait=WAIT) is None
+
+
+def test_that_it_was_mounted_anew_there_is_news_once() -> None:
+    news = news_of(split(REMOUNTED), told(DOWN), group_wait=WAIT)
+    assert news is not None
+    assert (news.topic, news.due) == (Topic.PARTIAL, 153.0)
+    assert news_of(split(REMOUNTED), told_now(split(REMOUNTED), 153.0), group_wait=WAIT) is None
+
+
+def test_who_was_told_of_the_leaving_along_with_other_news_still_hears_of_the_remount() -> None:
+    assert news_of(split(REMOUNTED), told(DOWN, GONE), group_wait=WAIT) is not None

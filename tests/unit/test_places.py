@@ -8,7 +8,7 @@ from watcher.model import HOST, Mount, Pace, Place, Superblock
 
 
 def standings(*mounts: Mount, **rules: list[str]) -> list[Standing]:
-    return list(arrange(HOST, [ROOT, *mounts], watching(**rules)))  # type: ignore[arg-type]
+    return list(arrange(HOST, [ROOT, *mounts], watching(**rules)).standings)  # type: ignore[arg-type]
 
 
 def points(*mounts: Mount) -> list[str]:

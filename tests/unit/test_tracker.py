@@ -24,7 +24,8 @@ from tests.unit.mounts import (
 )
 from watcher.core.incidents import Incidents
 from watcher.core.places import superblock_of
-from watcher.core.tracker import MAX_WEDGED, Tracker
+from watcher.core.roster import MAX_WEDGED
+from watcher.core.tracker import Tracker
 from watcher.model import (
     HOST,
     Cause,
@@ -425,7 +426,7 @@ def test_a_new_place_is_a_new_way() -> None:
     loop.run(15)
     loop.mounted(NAS, BIND)
     loop.run(5)
-    assert loop.changes() == [BEGAN, ENDED]
+    assert loop.changes() == [BEGAN, (Kind.STALE, Change.JOINED), ENDED]
 
 
 def test_another_mount_in_its_place_asks_for_the_table() -> None:

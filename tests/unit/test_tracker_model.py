@@ -254,6 +254,8 @@ class Machine(RuleBasedStateMachine):
             elif t.change is Change.REMOUNTED:
                 assert t.kind not in past.begun, "remounted is what stands in the place of another"
                 assert past.good
+            elif t.change in (Change.JOINED, Change.LEFT):
+                assert matter in past.begun, "goes on, and never began"
             else:
                 assert matter in past.begun, "ended what never began"
                 past.begun.remove(matter)

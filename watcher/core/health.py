@@ -67,7 +67,7 @@ TRANSITIONS: Final[dict[Reach, dict[Signal, Reach]]] = {
 ALARMED: Final = frozenset({Reach.STALE, Reach.RECOVERING})
 FAILING: Final = frozenset({Reach.SUSPECT, Reach.STALE, Reach.RECOVERING})
 
-_REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM})
+REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM})
 # Errnos that say "the server does not answer", not "the answer is bad": judged with the patience for silence.
 _SILENCES: Final = frozenset({errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
 _CAUSES: Final = {
@@ -194,4 +194,4 @@ class Health:
         self.error = describe_errno(number)
         self.cause = _CAUSES.get(number, Cause.TIMEOUT if number == errno.ETIMEDOUT else Cause.ERROR)
         self.silent, self.stack = number in _SILENCES, ()
-        return Signal.REFUSED if number in _REFUSALS and not self.answered else Signal.FAILED
+        return Signal.REFUSED if number in REFUSALS and not self.answered else Signal.FAILED

@@ -30,7 +30,9 @@ class Condition(enum.StrEnum):
 _AFTER = {
     Change.BEGAN: Condition.DOWN,
     Change.ENDED: Condition.OK,
+    Change.JOINED: Condition.DOWN,
     Change.GONE: Condition.GONE,
+    Change.LEFT: Condition.GONE,
     Change.REMOUNTED: Condition.REMOUNTED,
 }
 
@@ -48,12 +50,15 @@ class Member:
     error: str = ""
     stack: tuple[str, ...] = ()
     reason: str = ""
+    context: str = ""
     slot: int = 0  # its number within the incident, kept when another mount takes its place
+    split_from: int | None = None  # the slot of the member whose places these were, and which has others still
 
     @property
     def key(self) -> MemberKey:
         # What has vanished did so at one place; everything else holds for all places of the superblock.
-        return self.kind, self.subject.superblock, self.subject.places if self.kind is Kind.VANISHED else ()
+        by_place = self.kind is Kind.VANISHED or self.split_from is not None
+        return self.kind, self.subject.superblock, self.subject.places if by_place else ()
 
     def stands_at(self, places: Collection[Place]) -> bool:
         return any(place in places for place in self.subject.places)
@@ -83,23 +88,45 @@ class Incident:
         target = replacing or member.key
         slot = next((m.slot for m in self.members if m.key == target), None)
         if slot is None:
-            members = (*self.members, replace(member, slot=len(self.members)))
+            members = (*self.members, replace(member, slot=self._next_slot))
         else:
             taken = replace(member, slot=slot)
             members = tuple(taken if m.slot == slot else m for m in self.members)
+        if member.condition is Condition.DOWN and member.kind is not Kind.VANISHED:
+            # Where it stands again it is no longer gone.
+            members = tuple(m for m in members if m.split_from is None or not m.stands_at(member.subject.places))
         still_down = any(m.condition is Condition.DOWN for m in members)
         return replace(self, members=members, closed=None if still_down else now)
+
+    def without_places(self, whole: Member, left: Member) -> Incident:
+        """The incident with some places of a member apart, since the mount has left these only."""
+        rest = tuple(p for p in whole.subject.places if p not in left.subject.places)
+        if not rest:
+            return self
+        smaller = replace(whole, subject=replace(whole.subject, places=rest))
+        apart = replace(left, since=whole.since, slot=self._next_slot, split_from=whole.slot)
+        return replace(self, members=(*(smaller if m.slot == whole.slot else m for m in self.members), apart))
+
+    @property
+    def _next_slot(self) -> int:
+        return max((m.slot for m in self.members), default=-1) + 1
 
 
 def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
     """(group, server): what shares a cause. A container's FUSE mount cannot claim a server of the host's."""
     if kind is Kind.WATCHER:
         return WATCHER, None
+    if kind is Kind.FULL:
+        # A disk can be full for weeks, and nothing else that happens to its server has to do with it.
+        return f"full {' '.join(subject.superblock)}", None
     server = server_of(subject.fstype, subject.source)
     fuse = subject.fstype.startswith("fuse")
-    if server is not None and (not fuse or all(p.namespace == HOST for p in subject.places)):
+    if fuse and (inside := {p.namespace for p in subject.places}) and HOST not in inside:
+        # One message for all that a container runs itself; only lxcfs, the host's, is in several.
+        return (f"fuse in {inside.pop()}" if len(inside) == 1 else f"superblock {' '.join(subject.superblock)}"), None
+    if server is not None:
         return f"server {server}", server
-    return "superblock " + " ".join(subject.superblock), server
+    return "superblock " + " ".join(subject.superblock), None
 
 
 def _namespaces(member: Member) -> set[str]:
@@ -138,8 +165,17 @@ class Incidents:
             error=transition.error,
             stack=transition.stack,
             reason=transition.reason,
+            context=transition.context,
         )
-        changed = self._began(member, at) if transition.change is Change.BEGAN else self._ended(member, at)
+        match transition.change:
+            case Change.BEGAN:
+                changed: Incident | None = self._began(member, at)
+            case Change.JOINED:
+                changed = self._joined(member, at)
+            case Change.LEFT:
+                changed = self._left(member, at)
+            case _:
+                changed = self._ended(member, at)
         if changed is not None:
             self._all[changed.number] = changed
         return changed
@@ -175,6 +211,22 @@ class Incidents:
             and _namespaces(first) == _namespaces(member)
             and member.kind is not Kind.WATCHER
         )
+
+    def _joined(self, member: Member, at: float) -> Incident | None:
+        for incident, old in self._down(member):
+            return incident.with_member(replace(member, changed=old.changed), at)
+        return None
+
+    def _left(self, member: Member, at: float) -> Incident | None:
+        for incident, old in self._down(member):
+            return incident.without_places(old, member)
+        return None
+
+    def _down(self, member: Member) -> Iterator[tuple[Incident, Member]]:
+        for incident in self.open:
+            for old in incident.members:
+                if old.key == member.key and old.condition is Condition.DOWN:
+                    yield incident, old
 
     def _ended(self, member: Member, at: float) -> Incident | None:
         for incident in self._all.values():

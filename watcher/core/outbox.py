@@ -16,6 +16,8 @@ from watcher.core.incidents import WATCHER, Condition, Incident, Member
 REMOUNT_WAIT = 10.0  # an unmounted mount is given this long to come back before it is told as gone
 LATE_AFTER = 60.0  # a message this much behind its time says that it is late
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 600.0
+CHATTY = 3  # messages about one incident, after which updates pause: for a minute, then twice that, up to an hour
+UPDATE_FIRST, UPDATE_LAST = 60.0, 3600.0
 
 
 class Topic(enum.StrEnum):
@@ -35,6 +37,7 @@ class Told:
 
     conditions: Mapping[int, Condition]  # by the member's slot
     at: float
+    times: int = 1  # messages about it so far
 
     @property
     def down(self) -> set[int]:
@@ -59,17 +62,36 @@ def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News
         return News(incident, Topic.LATE, max(incident.closed, _settled(incident.members)))
     now_down = {m.slot for m in incident.down}
     more = [m for m in incident.down if m.slot not in told.down]
-    ended = [m for m in incident.members if m.slot in told.down - now_down]
+    ended = [m for m in incident.members if m.slot in told.down - now_down or _is_back_apart(m, told)]
     if not now_down:
         if not ended:
             return None
         topic = Topic.CLOSED if all(m.condition is Condition.GONE for m in ended) else Topic.RECOVERED
         return News(incident, topic, _settled(ended))
     if more:
-        return News(incident, Topic.UPDATE, min(m.changed for m in more) + group_wait)
+        due = min(m.changed for m in more) + group_wait
+        return News(incident, Topic.UPDATE, max(due, _rest_until(told)) if told.down else due)
     if ended:
-        return News(incident, Topic.PARTIAL, max(_settled(ended), min(m.changed for m in ended) + group_wait))
+        due = max(_settled(ended), min(m.changed for m in ended) + group_wait)
+        return News(incident, Topic.PARTIAL, max(due, _rest_until(told)))
     return None
+
+
+def _rest_until(told: Told) -> float:
+    """Before which no more is said of an incident that goes on: mounts that die one by one are not one message each."""
+    if told.times < CHATTY:
+        return told.at
+    return told.at + min(UPDATE_FIRST * 2.0 ** min(told.times - CHATTY, 20), UPDATE_LAST)
+
+
+def _is_back_apart(member: Member, told: Told) -> bool:
+    """Whether it is well again in some of the places of a member that was told as down.
+
+    That it has merely left them is not worth a word: a container was stopped, a dead mount taken off the host.
+    """
+    if member.split_from not in told.down or member.condition not in (Condition.OK, Condition.REMOUNTED):
+        return False
+    return told.conditions.get(member.slot) is not member.condition
 
 
 def _settled(ended: Iterable[Member]) -> float:
@@ -95,9 +117,9 @@ def pending(
     return sorted(found, key=lambda n: (n.due, n.incident.number))
 
 
-def told_now(incident: Incident, now: float) -> Told:
+def told_now(incident: Incident, now: float, before: Told | None = None) -> Told:
     """The ledger's entry once a message composed from this incident has been delivered."""
-    return Told({m.slot: m.condition for m in incident.members}, now)
+    return Told({m.slot: m.condition for m in incident.members}, now, 1 + (before.times if before else 0))
 
 
 def retry_after(attempt: int, asked_for: float | None, jitter: float) -> float:

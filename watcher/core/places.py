@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 from watcher.core.filters import Filter
 from watcher.core.mountinfo import Tree, is_below, option
-from watcher.model import Mount, Pace, Place, Superblock
+from watcher.model import Container, Mount, Pace, Place, Superblock
+
+MAX_PLACES = 256  # watched in one container, whoever mounts there
+LXCFS = "fuse.lxcfs"  # one file system, of which every container has a dozen files bound over its /proc
 
 
 class Standing(NamedTuple):
@@ -25,22 +28,39 @@ class Standing(NamedTuple):
     stacked: int  # mounts on this mount point, this one included
     below: tuple[Superblock, ...]  # the watched superblocks that a walk to it crosses, nearest first
     idles_out: bool  # an autofs trigger unmounts it when nobody uses it
+    container: Container | None = None  # in which it stands; None: on the host
+    lane: str = ""  # asking it can hang for good at the container's will: model.Probe.lane
+
+
+class Arrangement(NamedTuple):
+    """The watched mounts of a namespace."""
+
+    standings: tuple[Standing, ...]
+    left_out: int = 0  # mounts past MAX_PLACES
 
 
 def superblock_of(mount: Mount) -> Superblock:
-    return Superblock(mount.device, mount.root, mount.fstype, mount.source)
+    root = "/" if mount.fstype == LXCFS else mount.root
+    return Superblock(mount.device, root, mount.fstype, mount.source)
 
 
-def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter) -> tuple[Standing, ...]:
+def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter, container: Container | None = None) -> Arrangement:
     """The watched mounts of a table that a path lookup can reach, in the table's order."""
     candidates = [m for m in mounts if chosen.watches(namespace, m)]
     if not candidates:
-        return ()
-    tree, standings = Tree(mounts), []
+        return Arrangement(())
+    tree, standings = Tree(mounts), list[Standing]()
     watched = {m.mount_id for m in candidates}
-    for mount in candidates:
+    bound_files = set[str]()  # devices of lxcfs: its first place in a container stands for all
+    for seen, mount in enumerate(candidates):
+        if container is not None and len(standings) == MAX_PLACES:
+            return Arrangement(tuple(standings), len(candidates) - seen)
         if not tree.is_visible(mount):
             continue
+        if container is not None and mount.fstype == LXCFS:
+            if mount.device in bound_files:
+                continue
+            bound_files.add(mount.device)
         ancestors = list(tree.ancestors(mount))
         standings.append(
             Standing(
@@ -57,9 +77,15 @@ def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter) -> tuple[St
                     if a.mount_id in watched and is_below(mount.mount_point, a.mount_point)
                 ),
                 idles_out=_idles_out(mount, ancestors),
+                container=container,
+                lane=namespace if container is not None and _is_fuse_on_the_way([mount, *ancestors]) else "",
             )
         )
-    return tuple(standings)
+    return Arrangement(tuple(standings))
+
+
+def _is_fuse_on_the_way(way: Sequence[Mount]) -> bool:
+    return any(mount.fstype.startswith("fuse") for mount in way)
 
 
 def _idles_out(mount: Mount, ancestors: Sequence[Mount]) -> bool:

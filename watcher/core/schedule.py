@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import floor
 
-from watcher.model import Pace, Reach
+from watcher.model import Pace, Probe, Reach
 
 CONFIRM_AFTER = 1.0  # the second good probe that ends stale
 LONG_STALE = 300.0  # after this long a dead mount is held less often
 LONG_STALE_PAUSE = 10.0  # between two probes of it: with a time-out of 5 s, every 15 s
 VOID_RETRY = 2.0  # after a probe that said nothing
 GRID_TOLERANCE = 0.1  # of the interval
+
+
+def sweeps_of(probes: Iterable[Probe]) -> list[list[Probe]]:
+    """What one child each is to ask: what has one time-out, since a child is killed at its last deadline."""
+    sweeps: dict[float, list[Probe]] = {}
+    for probe in probes:
+        sweeps.setdefault(probe.timeout, []).append(probe)
+    return list(sweeps.values())
 
 
 def on_grid(started: float, interval: float) -> float:

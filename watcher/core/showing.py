@@ -17,8 +17,14 @@ STATUS = {
 }
 
 
-def state_of(watched: Watched, standing: Standing, blocker: Place | None, not_asked: str) -> MountState:
-    """`blocker`: the failing mount in front of it; `not_asked`: why it is left alone, if it is."""
+def state_of(
+    watched: Watched, standing: Standing, blocker: Place | None, not_asked: str, *, frozen: bool, context: str
+) -> MountState:
+    """How a place stands.
+
+    `blocker`: the failing mount in front of it; `not_asked`: why it is left alone, if it is; `frozen`: so is who
+    serves it.
+    """
     health = watched.health
     reach, status, error = health.reach, STATUS[health.reach], health.error
     readonly = watched.is_readonly(standing)
@@ -27,6 +33,9 @@ def state_of(watched: Watched, standing: Standing, blocker: Place | None, not_as
     elif standing.idles_out and reach is Reach.UNKNOWN:
         reach, status = Reach.DENIED, "denied"
         error = "mounted on demand with an idle time-out: not asked, so that it can idle out"
+    elif frozen and reach is Reach.UNKNOWN:
+        reach, status = Reach.DENIED, "denied"
+        error = "its container is frozen (a backup does that): not judged"
     elif not_asked:
         reach, status, error = Reach.UNKNOWN, "unknown", not_asked
     elif status == "ok" and readonly:
@@ -49,4 +58,6 @@ def state_of(watched: Watched, standing: Standing, blocker: Place | None, not_as
         stacked=standing.stacked,
         stack=health.stack if failing else (),
         wedged_since=watched.wedged_since,
+        context=context,
+        container=standing.container,
     )

@@ -7,15 +7,18 @@ how probes are run, nor who is told.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from watcher.core.departed import Departed
 from watcher.core.filters import Filter
-from watcher.core.health import ALARMED, FAILING, Health
+from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
 from watcher.core.places import Standing, arrange
+from watcher.core.roster import MAX_WEDGED, Roster, may_ask
 from watcher.core.schedule import VOID_RETRY, next_probe
 from watcher.core.showing import state_of
 from watcher.core.watched import Watched, subject_of
 from watcher.model import (
+    Change,
     Event,
     Mount,
     MountState,
@@ -28,7 +31,6 @@ from watcher.model import (
     Reach,
     Stage,
     StillWedged,
-    Superblock,
     TableRead,
     TableUnreadable,
     ThreadGone,
@@ -38,8 +40,8 @@ from watcher.model import (
     Wedged,
 )
 
-MAX_WEDGED = 64  # stuck threads in all, above which mounts never asked before are left alone
 MAX_MISSED = 2  # times in a row that another mount answered in its place, after which it is unknown
+MAX_VOIDS = 5  # probes in a row that told nothing, after which a mount is unknown
 MAX_DEFERRED = 3  # reports in a row that wait for the verdict on a mount on the way
 SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
@@ -54,8 +56,9 @@ class Tracker:
         """`grace_until`: nothing becomes stale before it."""
         self._filter = chosen
         self._grace_until = grace_until
-        self._tables: dict[str, tuple[Mount, ...]] = {}
-        self._watched: dict[Superblock, Watched] = {}
+        self._tables: dict[str, TableRead] = {}
+        self._roster = Roster()
+        self._left_out: dict[str, int] = {}
         self._absent: set[Place] = set()  # gone by one reading of the table, not yet by a second
         self._departed = Departed()
         self._answered: set[Identity] = set()  # ever, also in an earlier run
@@ -67,10 +70,10 @@ class Tracker:
         """Take an event in; give what changed by it."""
         match event:
             case TableRead():
-                self._tables[event.namespace] = event.mounts
+                self._tables[event.namespace] = event
                 return self._arrange(event.namespace, now, UNMOUNTED)
             case NamespaceGone():
-                self._tables[event.namespace] = ()
+                self._tables[event.namespace] = TableRead(event.namespace, ())
                 out = self._arrange(event.namespace, now, event.reason)
                 del self._tables[event.namespace]
                 return out
@@ -86,7 +89,7 @@ class Tracker:
                 return self._elapsed(now)
             case Overslept():
                 # What still hangs in a wedged thread has been looked at; of the rest the time tells nothing.
-                for watched in self._watched.values():
+                for watched in self._roster:
                     if watched.wedged is None:
                         watched.health.void()
             case TableUnreadable():
@@ -97,7 +100,7 @@ class Tracker:
         """Watch by other rules from now on; what was known of a mount stays known."""
         self._filter = chosen
         out = [t for namespace in list(self._tables) for t in self._arrange(namespace, now, "no longer watched")]
-        for watched in self._watched.values():
+        for watched in self._roster:
             watched.next_at = min(watched.next_at, now + watched.pace.interval)
         return out
 
@@ -107,32 +110,30 @@ class Tracker:
 
     def answered(self) -> set[Identity]:
         """The mounts standing now that have ever answered."""
-        return self._answered & {_identity(s) for w in self._watched.values() for s in w.standings}
+        return self._answered & {_identity(s) for w in self._roster for s in w.standings}
 
     def due(self, now: float) -> list[Probe]:
         """The probes to start now."""
         probes = []
-        crowded = self._crowded()
-        for watched in self._watched.values():
+        crowded = self._roster.crowded()
+        for watched in self._roster:
             # Only what is well joins early: what fails is judged by the time since it was asked first.
             slack = 0.0 if watched.health.reach in FAILING else SLACK
-            if watched.next_at > now + slack or not _may_ask(watched, crowded):
+            if watched.next_at > now + slack or not may_ask(watched, crowded) or self._roster.is_frozen(watched, now):
                 continue
-            if standing := watched.way(self._reachable(watched)):
-                deep = watched.wants_deep(now)
-                pace, mount = standing.pace, standing.mount
-                probes.append(Probe(watched.superblock, standing.place, mount.mount_id, pace.timeout, deep))
+            if standing := watched.way(self._roster.reachable(watched, self._absent)):
+                probes.append(watched.probe(standing, deep=watched.wants_deep(now)))
         return probes
 
     def next_due(self) -> float | None:
         """When `due` or a Tick next has something to do."""
         times = []
-        crowded = self._crowded()
-        for watched in self._watched.values():
+        crowded = self._roster.crowded()
+        for watched in self._roster:
             if (overdue := watched.health.overdue_at(watched.pace, self._grace_until)) is not None:
                 times.append(overdue)
-            if _may_ask(watched, crowded) and watched.way(self._reachable(watched)):
-                times.append(watched.next_at)
+            if may_ask(watched, crowded) and self._roster.reachable(watched, self._absent):
+                times.append(max(watched.next_at, self._roster.thaws_at(watched) or 0.0))
         return min(times, default=None)
 
     def take_rereads(self) -> set[str]:
@@ -142,17 +143,38 @@ class Tracker:
 
     def snapshot(self) -> list[MountState]:
         """Every watched place as it stands now."""
-        crowded = self._crowded()
-        return [self._state(w, s, crowded) for w in self._watched.values() for s in w.standings]
+        crowded = self._roster.crowded()
+        return [self._state(w, s, crowded) for w in self._roster for s in w.standings]
+
+    def places(self, namespace: str) -> dict[Place, Mount]:
+        """What is watched in this namespace."""
+        return {
+            s.place: s.mount
+            for watched in self._roster.inside(namespace)
+            for s in watched.standings
+            if s.place.namespace == namespace
+        }
+
+    def namespaces(self) -> list[str]:
+        """Those whose tables are known."""
+        return list(self._tables)
+
+    def left_out(self) -> dict[str, int]:
+        """By namespace: mounts that are not watched since there are too many."""
+        return dict(self._left_out)
 
     # ---- tables
 
     def _arrange(self, namespace: str, now: float, reason: str) -> list[Transition]:
         """Bring what is watched in line with the namespace's table; `reason` is why mounts may be gone."""
-        found = {s.place: s for s in arrange(namespace, self._tables[namespace], self._filter)}
+        table = self._tables[namespace]
+        frozen_now = self._roster.note_container(namespace, table.container, now)
+        arrangement = arrange(namespace, table.mounts, self._filter, table.container)
+        self._note_left_out(namespace, arrangement.left_out)
+        found = {s.place: s for s in arrangement.standings}
         out: list[Transition] = []
         absent: set[Place] = set()
-        for watched in list(self._watched.values()):
+        for watched in self._roster.inside(namespace):
             show_only, gone = watched.show_only, list[Standing]()
             for standing in [s for s in watched.standings if s.place.namespace == namespace]:
                 there = found.get(standing.place)
@@ -170,17 +192,33 @@ class Tracker:
         self._absent = {p for p in self._absent if p.namespace != namespace} | absent
         if absent:
             self._rereads.add(namespace)
-        self._release_behind()
-        return out + [t for watched in self._watched.values() for t in watched.check_readonly(now)]
+        inside = self._roster.inside(namespace)
+        if frozen_now:
+            self._stand_still(inside)
+        self._roster.release_behind(inside)
+        return out + [t for watched in inside for t in watched.check_readonly(now)]
+
+    def _note_left_out(self, namespace: str, count: int) -> None:
+        self._left_out.pop(namespace, None)
+        if count:
+            self._left_out[namespace] = count
+
+    def _stand_still(self, inside: list[Watched]) -> None:
+        """Their container was frozen: what its own file systems did just before may have been that already."""
+        for watched in inside:
+            if self._roster.thaws_at(watched) is not None:
+                watched.health.void()
+                watched.health.forget_failure()
 
     def _arrived(self, standing: Standing, now: float) -> list[Transition]:
-        watched = self._watched.get(standing.superblock)
+        watched = self._roster.get(standing.superblock)
         if watched is None:
             health = Health(answered=_identity(standing) in self._answered)
-            watched = self._watched[standing.superblock] = Watched(standing.superblock, health, now)
+            watched = Watched(standing.superblock, health, now)
         elif watched.lost_way:
             watched.next_at = now  # another way to it
-        watched.standings.append(standing)
+        was_shown_only = bool(watched.standings) and watched.show_only
+        self._roster.join(watched, standing)
         since = self._departed.replaced(standing.place, now)
         if watched.health.reach is Reach.OK:
             # Another place of what is known to be good: the answer is there already.
@@ -188,7 +226,8 @@ class Tracker:
             return watched.remounted(standing, since, now) + self._departed.answers(standing.place, now)
         if since is not None:
             watched.replaces_since = since
-        return []
+        # If it fails: there, too.
+        return self._failing(watched, now, Change.BEGAN if was_shown_only else Change.JOINED)
 
     def _left(
         self, watched: Watched, gone: list[Standing], now: float, reason: str, *, replaced: set[Place]
@@ -198,27 +237,24 @@ class Tracker:
         was_good = reason == UNMOUNTED and health.reach is Reach.OK
         for standing in gone:
             place = standing.place
-            watched.leave(standing)
+            self._roster.leave(watched, standing)
             if health.reach in ALARMED and health.failing_since is not None:
                 self._departed.died(place, health.failing_since, now)
             elif was_good and place not in replaced and not standing.show_only:
                 out += self._departed.vanished(place, subject_of(watched.superblock, [standing]), now)
-        if not watched.standings:
-            out += watched.gone(gone, now, reason)
-            del self._watched[watched.superblock]
-        return out
+        return out + watched.gone(gone, now, reason) if gone else out
 
     # ---- probes
 
     def _started(self, probe: Probe, now: float) -> None:
-        if watched := self._watched.get(probe.superblock):
+        if watched := self._roster.get(probe.superblock):
             watched.asked = probe
             if probe.deep:
                 watched.deep_at = now
 
     def _reported(self, report: ProbeReport, now: float) -> list[Transition]:
         probe = report.probe
-        watched = self._watched.get(probe.superblock)
+        watched = self._roster.get(probe.superblock)
         if watched is None:
             return []  # unmounted meanwhile
         if report.wedged is not None:
@@ -229,14 +265,20 @@ class Tracker:
         if report.verdict is Verdict.NOT_THIS_MOUNT:
             self._rereads.add(probe.place.namespace)
             watched.missed += 1
+            watched.lost_way.add(probe.place)
             watched.next_at = now + min(watched.missed, 10) * VOID_RETRY / 2
             return []
-        if report.verdict is Verdict.VOID:
+        still = report.verdict is not Verdict.ANSWERED and self._roster.is_frozen(watched, now)
+        if report.verdict is Verdict.VOID or still:
             watched.health.void()
-            watched.void_note = report.note
+            watched.voids, watched.void_note = watched.voids + 1, report.note
             watched.next_at = now + VOID_RETRY
             return []
-        watched.missed, watched.void_note = 0, ""
+        watched.missed, watched.voids, watched.void_note = 0, 0, ""
+        if probe.user_namespace and report.errno in REFUSALS and not watched.refused_inside:
+            watched.refused_inside = True  # a bind of the host's own, perhaps: ask as the host
+            watched.next_at = now
+            return []
         if self._is_blamed_on_the_way(watched, report):
             watched.health.void()
             watched.next_at = now + VOID_RETRY
@@ -256,16 +298,28 @@ class Tracker:
         watched.next_at = next_probe(
             health.reach, watched.pace, started=report.started, now=now, failing_since=health.failing_since
         )
-        out = watched.changed_from(before, now)
+        out = self._changed(watched, before, now)
         if health.reach is Reach.OK and before is not Reach.OK:
             for standing in watched.standings:
                 self._answered.add(_identity(standing))
                 out += self._departed.answers(standing.place, now)
             if before in ALARMED:
                 self._hurry_kin(watched, now)
-        if health.reach is not before:
-            self._release_behind()
+            for kin in self._roster.of_same_name(watched):
+                out += self._failing(kin, now, Change.JOINED)  # what is left of it is another matter now
+        if health.reach is not before and health.reach in FAILING:
+            for namespace in {s.place.namespace for s in watched.standings}:
+                self._roster.release_behind(self._roster.inside(namespace))
         return out + watched.check_readonly(now)
+
+    def _changed(self, watched: Watched, before: Reach, now: float) -> list[Transition]:
+        return [self._explained(t, watched) for t in watched.changed_from(before, now)]
+
+    def _failing(self, watched: Watched, now: float, change: Change) -> list[Transition]:
+        return [self._explained(t, watched) for t in watched.failing(now, change)]
+
+    def _explained(self, transition: Transition, watched: Watched) -> Transition:
+        return replace(transition, context=self._roster.context(watched))
 
     def _is_blamed_on_the_way(self, watched: Watched, report: ProbeReport) -> bool:
         """Whether the probe did not get there while a mount that it had to cross fails, or may be about to."""
@@ -273,7 +327,7 @@ class Tracker:
             watched.deferred = 0
             return False
         below = [b for s in watched.standings if s.place == report.probe.place for b in s.below]
-        ahead = [over for b in below if (over := self._watched.get(b)) is not None and over is not watched]
+        ahead = [over for b in below if (over := self._roster.get(b)) is not None and over is not watched]
         if any(over.wedged or over.health.reach in FAILING for over in ahead):
             return True
         watched.deferred += 1
@@ -285,72 +339,47 @@ class Tracker:
             watched.lost_way.clear()
             return False
         watched.lost_way.add(report.probe.place)
-        if any(s.place not in watched.lost_way for s in self._reachable(watched)):
+        if any(s.place not in watched.lost_way for s in self._roster.reachable(watched, self._absent)):
             return True
         watched.lost_way = {report.probe.place}  # all are lost; the next probe tries another all the same
         return False
 
     def _freed(self, wedged: Wedged, now: float) -> None:
-        for watched in self._watched.values():
+        for watched in self._roster:
             if watched.wedged == wedged:
                 watched.wedged = watched.wedged_since = None
                 watched.next_at = now
 
     def _still_wedged(self, event: StillWedged, now: float) -> list[Transition]:
-        watched = self._watched.get(event.superblock)
+        watched = self._roster.get(event.superblock)
         if watched is None or watched.wedged is not None:
             return []
         watched.wedged, watched.wedged_since = event.wedged, event.since
         before = watched.health.reach
         watched.health.fail_since(event.since, "an earlier probe still hangs in it")
         watched.health.elapse(watched.pace, now, self._grace_until)
-        return watched.changed_from(before, now)
+        return self._changed(watched, before, now)
 
     def _elapsed(self, now: float) -> list[Transition]:
         out = []
-        for watched in self._watched.values():
+        for watched in self._roster:
             before = watched.health.reach
             watched.health.elapse(watched.pace, now, self._grace_until)
-            out += watched.changed_from(before, now)
+            out += self._changed(watched, before, now)
         return out
 
     def _hurry_kin(self, recovered: Watched, now: float) -> None:
         """When a mount is back, ask at once what it stood in front of, and the other mounts of its server."""
         server = recovered.server
-        for watched in self._watched.values():
+        for watched in self._roster:
             if watched.next_at <= now or watched.health.reach not in (Reach.STALE, Reach.SUSPECT, Reach.UNKNOWN):
                 continue
             kin = server is not None and server == watched.server
             if kin or any(recovered.superblock in s.below for s in watched.standings):
                 watched.next_at = now
 
-    # ---- what may be asked
-
-    def _crowded(self) -> bool:
-        return sum(1 for w in self._watched.values() if w.wedged) >= MAX_WEDGED
-
-    def _reachable(self, watched: Watched) -> list[Standing]:
-        """The places at which it may be asked."""
-        return [
-            s for s in watched.standings if not s.idles_out and s.place not in self._absent and self._behind(s) is None
-        ]
-
-    def _behind(self, standing: Standing) -> Watched | None:
-        """The failing mount that a walk to it would cross."""
-        for superblock in standing.below:
-            over = self._watched.get(superblock)
-            if over and superblock != standing.superblock and (over.wedged or over.health.reach in FAILING):
-                return over
-        return None
-
-    def _release_behind(self) -> None:
-        """What only fails because a mount in front of it does is not judged."""
-        for watched in self._watched.values():
-            if watched.health.reach is Reach.SUSPECT and all(self._behind(s) for s in watched.standings):
-                watched.health.forget_failure()
-
     def _state(self, watched: Watched, standing: Standing, crowded: bool) -> MountState:
-        over = self._behind(standing)
+        over = self._roster.behind(standing)
         if over and watched.health.reach in ALARMED and not watched.lost_way:
             over = None  # it failed by itself before
         reason = ""
@@ -358,15 +387,15 @@ class Tracker:
             reason = f"not probed: {MAX_WEDGED} probes hang already"
         elif watched.missed > MAX_MISSED and watched.health.reach in (Reach.UNKNOWN, Reach.OK):
             reason = "another mount stands in its place or in its way"
-        elif watched.health.reach is Reach.UNKNOWN:
+        elif watched.health.reach is Reach.UNKNOWN or watched.voids > MAX_VOIDS:
             reason = watched.void_note
-        return state_of(watched, standing, over.standings[0].place if over else None, reason)
-
-
-def _may_ask(watched: Watched, crowded: bool) -> bool:
-    if watched.asked is not None or watched.wedged is not None:
-        return False
-    return not (crowded and watched.health.reach is Reach.UNKNOWN)
+        frozen = self._roster.thaws_at(watched) is not None
+        blocker = (
+            next((s.place for s in over.standings if s.place.namespace == standing.place.namespace), None)
+            if over
+            else None
+        )
+        return state_of(watched, standing, blocker, reason, frozen=frozen, context=self._roster.context(watched))
 
 
 def _identity(standing: Standing) -> Identity:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from watcher.core.filters import server_of
 from watcher.core.health import ALARMED, Health
-from watcher.core.places import Standing
+from watcher.core.places import LXCFS, Standing
 from watcher.model import Change, Kind, Pace, Place, Probe, Reach, Subject, Superblock, Transition, Wedged
 
 # Their statfs is answered by something nearer than the data: also read the directory now and then.
@@ -34,10 +34,22 @@ class Watched:
     replaces_since: float | None = None  # a dead mount stood in its place, failing since then
     writable: set[Place] = field(default_factory=set)  # places once seen writable
     readonly_since: float | None = None  # unexpectedly so
-    server: str | None = field(init=False)
+    voids: int = 0  # probes in a row that told nothing
+    on_host: bool = False  # it stands, or stood, in a place of the host's
+    refused_inside: bool = False  # to who asks from the user namespace of its container
 
-    def __post_init__(self) -> None:
-        self.server = server_of(self.superblock.fstype, self.superblock.source)
+    @property
+    def is_fuse(self) -> bool:
+        return self.superblock.fstype.startswith("fuse")
+
+    @property
+    def is_of_container(self) -> bool:
+        """A container's own FUSE file system: its server runs inside, and what it says of itself is hearsay."""
+        return self.is_fuse and not self.on_host and self.superblock.fstype != LXCFS
+
+    @property
+    def server(self) -> str | None:
+        return None if self.is_of_container else server_of(self.superblock.fstype, self.superblock.source)
 
     @property
     def pace(self) -> Pace:
@@ -52,9 +64,28 @@ class Watched:
         return nearer and (self.fails_deep or now - self.deep_at >= self.pace.deep_interval)
 
     def way(self, reachable: Iterable[Standing]) -> Standing | None:
-        """The place to ask at: one that a walk has not failed to reach, if there is any."""
-        ways = list(reachable)
-        return next((s for s in ways if s.place not in self.lost_way), ways[0] if ways else None)
+        """The place to ask at: one that a walk has not failed to reach, if there is any; the host's before others."""
+
+        def reluctance(standing: Standing) -> tuple[bool, bool, bool]:
+            return standing.place in self.lost_way, standing.container is not None, bool(standing.lane)
+
+        return min(reachable, key=reluctance, default=None)
+
+    def probe(self, standing: Standing, *, deep: bool) -> Probe:
+        """The question to ask at this place."""
+        container, mount, timeout = standing.container, standing.mount, standing.pace.timeout
+        if container is None:
+            return Probe(self.superblock, standing.place, mount.mount_id, timeout, deep)
+        # Only who is in the container's user namespace sees its own FUSE mounts; of the host's, only who is not.
+        enter = container.user_namespace if self.is_of_container and not self.refused_inside else 0
+        return Probe(
+            self.superblock, standing.place, mount.mount_id, timeout, deep, container.init_pid, enter, standing.lane
+        )
+
+    def join(self, standing: Standing) -> None:
+        """It stands in this place, too."""
+        self.standings.append(standing)
+        self.on_host = self.on_host or standing.container is None
 
     def leave(self, standing: Standing) -> None:
         """It no longer stands in this place."""
@@ -64,15 +95,23 @@ class Watched:
 
     # ---- transitions
 
+    def failing(self, now: float, change: Change = Change.BEGAN) -> list[Transition]:
+        """That it is stale, at all the places where it stands now; nothing if it is not, or only shown."""
+        health = self.health
+        if health.reach not in ALARMED or self.show_only or not self.standings:
+            return []
+        since = health.failing_since if health.failing_since is not None else now
+        subject = subject_of(self.superblock, self.standings)
+        return [Transition(Kind.STALE, change, subject, now, since, health.cause, health.error, health.stack)]
+
     def changed_from(self, before: Reach, now: float) -> list[Transition]:
         """What lies in a step of the health from `before`, if it is one that matters."""
-        reach, health = self.health.reach, self.health
+        reach = self.health.reach
         if reach is before or self.show_only:
             return []
         subject = subject_of(self.superblock, self.standings)
         if reach in ALARMED and before not in ALARMED:
-            since = health.failing_since if health.failing_since is not None else now
-            return [Transition(Kind.STALE, Change.BEGAN, subject, now, since, health.cause, health.error, health.stack)]
+            return self.failing(now)
         if reach is not Reach.OK:
             return []
         replaced, self.replaces_since = self.replaces_since, None
@@ -107,16 +146,17 @@ class Watched:
             return []
         if self.show_only:
             return self.gone(self.standings, now, "only shown from now on", told=True)
-        return self.changed_from(Reach.SUSPECT, now) if self.health.reach in ALARMED else []
+        return self.failing(now)
 
     def gone(self, gone: list[Standing], now: float, reason: str, *, told: bool = False) -> list[Transition]:
-        """The last places are gone: what was told of it ends, and that is no recovery."""
+        """These places are gone; with the last of them, what was told of it ends, and that is no recovery."""
         if all(s.show_only for s in gone) and not told:
             return []
         subject, out = subject_of(self.superblock, gone), []
+        change = Change.LEFT if self.standings and not told else Change.GONE
         if self.health.reach in ALARMED and self.health.failing_since is not None:
-            out.append(Transition(Kind.STALE, Change.GONE, subject, now, self.health.failing_since, reason=reason))
-        if self.readonly_since is not None:
+            out.append(Transition(Kind.STALE, change, subject, now, self.health.failing_since, reason=reason))
+        if self.readonly_since is not None and change is Change.GONE:
             out.append(Transition(Kind.READONLY, Change.GONE, subject, now, self.readonly_since, reason=reason))
             self.readonly_since = None
         return out
@@ -139,4 +179,5 @@ class Watched:
 def subject_of(superblock: Superblock, standings: Iterable[Standing]) -> Subject:
     listed = list(standings)
     options = ",".join((listed[0].mount.options, listed[0].mount.super_options))
-    return Subject(superblock, tuple(s.place for s in listed), options)
+    names = {s.place.namespace: s.container.name for s in listed if s.container is not None}
+    return Subject(superblock, tuple(s.place for s in listed), options, tuple(names.items()))

@@ -236,7 +236,7 @@ class Sender:
             now=now,
             local=local_time,
         )
-        entry = outbox.told_now(news.incident, now)  # as composed: it may change while it is sent
+        entry = outbox.told_now(news.incident, now, told)  # as composed: it may change while it is sent
         try:
             url = await channel.resolve()
         except UnresolvedURL as e:

@@ -1,0 +1,180 @@
+"""Every watched superblock, by itself and by namespace, and what may be asked of it now.
+
+Keeps no time and judges nothing: health is `health`'s, events are the tracker's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from watcher.core.health import FAILING
+from watcher.core.mountinfo import option
+from watcher.core.places import LXCFS, Standing
+from watcher.core.watched import Watched
+from watcher.model import Container, Place, Reach, Superblock
+
+MAX_WEDGED = 64  # stuck threads in all, above which mounts never asked before are left alone
+OLD = "host ok, container old: the host has mounted it anew since"
+ALONE = "the host's own mount of it is ok: only this one fails"
+FROZEN_LIMIT = 600.0  # seconds for which a container may stand still before its own mounts are judged all the same
+
+
+class Roster:
+    """The watched superblocks, each once, wherever it stands."""
+
+    def __init__(self) -> None:
+        self._all: dict[Superblock, Watched] = {}
+        self._in: dict[str, dict[Superblock, Watched]] = {}  # by namespace, so that one table costs only its own
+        self._named = _ByName()
+        self._on_host = _ByName()
+        self._frozen_since: dict[str, float] = {}
+
+    # ---- who is on it
+
+    def __iter__(self) -> Iterator[Watched]:
+        return iter(self._all.values())
+
+    def get(self, superblock: Superblock) -> Watched | None:
+        return self._all.get(superblock)
+
+    def inside(self, namespace: str) -> list[Watched]:
+        """What stands in this namespace (and maybe in others)."""
+        return list(self._in.get(namespace, {}).values())
+
+    def join(self, watched: Watched, standing: Standing) -> None:
+        """It stands in this place from now on."""
+        if watched.superblock not in self._all:
+            self._all[watched.superblock] = watched
+            self._named.add(watched)
+        self._in.setdefault(standing.place.namespace, {})[watched.superblock] = watched
+        if standing.container is None and not _is_on_host(watched):
+            self._on_host.add(watched)
+        watched.join(standing)
+
+    def leave(self, watched: Watched, standing: Standing) -> None:
+        """It no longer stands in this place; without any it is forgotten."""
+        watched.leave(standing)
+        namespace = standing.place.namespace
+        if all(s.place.namespace != namespace for s in watched.standings):
+            del self._in[namespace][watched.superblock]
+            if not self._in[namespace]:
+                del self._in[namespace]
+            if standing.container is None:
+                self._on_host.discard(watched)
+        if not watched.standings:
+            del self._all[watched.superblock]
+            self._named.discard(watched)
+
+    def twin_on_host(self, watched: Watched) -> Watched | None:
+        """What the host has mounted under the same name, where this stands in containers only."""
+        others = self._on_host.like(watched)
+        if any(other.superblock.device == watched.superblock.device for other in others):
+            return None
+        return next(iter(others), None)
+
+    def of_same_name(self, watched: Watched) -> list[Watched]:
+        """What containers, and they alone, have mounted under the name of this mount of the host's."""
+        if not _is_on_host(watched):
+            return []
+        return [w for w in self._named.like(watched) if self.twin_on_host(w) is not None]
+
+    def context(self, watched: Watched) -> str:
+        """What the host's mount of the same name says of this one, which stands in containers only."""
+        twin = self.twin_on_host(watched)
+        if twin is None or twin.health.reach is not Reach.OK:
+            return ""
+        if watched.on_host or all(_is_from_host(s, twin) for s in watched.standings):
+            return OLD
+        return ALONE if watched.health.reach in FAILING else ""
+
+    # ---- containers that stand still
+
+    def note_container(self, namespace: str, container: Container | None, now: float) -> bool:
+        """Whether it has stopped moving just now."""
+        if container is None or not container.frozen:
+            self._frozen_since.pop(namespace, None)
+            return False
+        if namespace in self._frozen_since:
+            return False
+        self._frozen_since[namespace] = now
+        return True
+
+    def thaws_at(self, watched: Watched) -> float | None:
+        """Until when it is not judged, since whoever serves it stands still; None where that is not so."""
+        if not watched.is_of_container:
+            return None
+        since = [self._frozen_since.get(s.place.namespace) for s in watched.standings]
+        return None if not since or None in since else max(t for t in since if t is not None) + FROZEN_LIMIT
+
+    def is_frozen(self, watched: Watched, now: float) -> bool:
+        thaw = self.thaws_at(watched)
+        return thaw is not None and now < thaw
+
+    # ---- what may be asked
+
+    def crowded(self) -> bool:
+        return sum(1 for w in self if w.wedged) >= MAX_WEDGED
+
+    def reachable(self, watched: Watched, absent: set[Place]) -> list[Standing]:
+        """The places at which it may be asked."""
+        return [s for s in watched.standings if not s.idles_out and s.place not in absent and self.behind(s) is None]
+
+    def behind(self, standing: Standing) -> Watched | None:
+        """The failing mount that a walk to it would cross."""
+        for superblock in standing.below:
+            over = self._all.get(superblock)
+            if over and superblock != standing.superblock and (over.wedged or over.health.reach in FAILING):
+                return over
+        return None
+
+    def release_behind(self, among: Iterable[Watched]) -> None:
+        """What only fails because a mount in front of it does is not judged."""
+        for watched in among:
+            if watched.health.reach is Reach.SUSPECT and all(self.behind(s) for s in watched.standings):
+                watched.health.forget_failure()
+
+
+def _is_from_host(standing: Standing, twin: Watched) -> bool:
+    """Whether a container has this mount from the host, and not one of its own of the same thing."""
+    if standing.mount.fstype == LXCFS:
+        return True
+    if standing.mount.fstype.startswith("fuse"):
+        return False
+    if standing.container is not None and standing.container.user_namespace:
+        return True  # in a user namespace of its own nothing but FUSE can be mounted (FS_USERNS_MOUNT)
+    # NFS 4 names the address of the client: a container with a network of its own has another than the host.
+    client = option(standing.mount.super_options, "clientaddr")
+    return client is not None and client == option(twin.standings[0].mount.super_options, "clientaddr")
+
+
+class _ByName:
+    """Watched superblocks by file system type and source."""
+
+    def __init__(self) -> None:
+        self._index: dict[tuple[str, str], dict[Superblock, Watched]] = {}
+
+    def like(self, watched: Watched) -> Collection[Watched]:
+        return self._index.get(self._key(watched), {}).values()
+
+    def add(self, watched: Watched) -> None:
+        self._index.setdefault(self._key(watched), {})[watched.superblock] = watched
+
+    def discard(self, watched: Watched) -> None:
+        named = self._index[self._key(watched)]
+        del named[watched.superblock]
+        if not named:
+            del self._index[self._key(watched)]
+
+    @staticmethod
+    def _key(watched: Watched) -> tuple[str, str]:
+        return watched.superblock.fstype, watched.superblock.source
+
+
+def _is_on_host(watched: Watched) -> bool:
+    return any(s.container is None for s in watched.standings)
+
+
+def may_ask(watched: Watched, crowded: bool) -> bool:
+    if watched.asked is not None or watched.wedged is not None:
+        return False
+    return not (crowded and watched.health.reach is Reach.UNKNOWN)
