@@ -15,7 +15,7 @@ from msgspec.structs import fields
 
 from watcher.files import read_regular
 from watcher.settings import Channel, Section, Settings
-from watcher.values import format_duration, scheme_of, shown
+from watcher.values import Percent, format_duration, scheme_of, shown
 
 _LONGEST: Final = 65536  # bytes of a file with a URL; more is some other file
 
@@ -115,7 +115,9 @@ def _lines(heading: str, section: Section) -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, float):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not isinstance(value, Percent):
         return _toml(format_duration(value))
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(entry) for entry in value)}]"

@@ -13,6 +13,8 @@ import msgspec
 
 from watcher.model import Kind, Pace
 from watcher.values import (
+    Percent,
+    boolean,
     credential_fault,
     duration,
     format_duration,
@@ -22,6 +24,7 @@ from watcher.values import (
     mount_fault,
     name_fault,
     path_fault,
+    percent,
     scheme_of,
     show_only_fault,
     shown,
@@ -78,6 +81,7 @@ class Watch(Section, frozen=True, kw_only=True):
         "fuse.fuse-overlayfs",
         "/run/pve/import/esxi/*",
     )
+    containers: Annotated[bool, boolean] = True
 
 
 class Probe(Section, frozen=True, kw_only=True):
@@ -118,6 +122,12 @@ class Override(Section, frozen=True, kw_only=True):
     def oddities(self) -> Iterator[tuple[str, str]]:
         if not self.changes():
             yield "", "changes nothing; add a key of [probe], or remove it"
+
+
+class Capacity(Section, frozen=True, kw_only=True):
+    """When a file system counts as full."""
+
+    warn: Annotated[Percent, percent] = Percent(90)
 
 
 class Channel(Section, frozen=True, kw_only=True):
@@ -178,6 +188,11 @@ class Paths(Section, frozen=True, kw_only=True):
     """Where the system's own files are."""
 
     proc: Annotated[str, string(path_fault)] = "/proc"
+    cgroup: Annotated[str, string(path_fault)] = "/sys/fs/cgroup"
+    lxc_config: Annotated[tuple[str, ...], list_of(string(path_fault), '["/var/lib/lxc"]')] = (
+        "/var/lib/lxc",
+        "/etc/pve/lxc",
+    )
     runtime: Annotated[str, string(path_fault)] = "/run/mountwatch"
 
 
@@ -187,6 +202,7 @@ class Settings(Section, frozen=True, kw_only=True):
     watch: Watch = Watch()
     probe: Probe = Probe()
     overrides: tuple[Override, ...] = msgspec.field(default=(), name="override")
+    capacity: Capacity = Capacity()
     notify: Notify = Notify()
     state: State = State()
     paths: Paths = Paths()

@@ -1,4 +1,4 @@
-"""The values of a configuration one at a time: durations, patterns, paths, names; and words for what is wrong.
+"""The values of a configuration one at a time: durations, patterns, paths, names, shares; and words for what is wrong.
 
 A reader takes a value as TOML gives it and reports what is wrong; which keys there are is in `settings`.
 """
@@ -20,6 +20,7 @@ _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION: Final = re.compile("".join(rf"(?:({_NUMBER.pattern}){unit})?" for unit in _UNITS))
+_PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%")
 _TOLD_ON_REQUEST: Final = tuple(kind for kind in Kind if kind is not Kind.WATCHER)  # that one always is
 _SHOWN: Final = 40  # characters of a value in a message
 
@@ -80,7 +81,48 @@ def format_duration(seconds: float) -> str:
     return text or "0s"
 
 
+# ---- percentages
+
+
+class Percent(float):
+    """90.0 of "90%": a number that is written with its sign."""
+
+    def __str__(self) -> str:
+        return f"{float(self):g}%"
+
+
 # ---- readers: one value each
+
+
+def percent(value: object, where: str, report: Report) -> Percent | None:
+    """A share of a whole, from 1 % to 100 %."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        report(where, f'must be a percentage, not {type_of(value)}; write one such as "90%", with the quotes')
+        return None
+    text = str(value)
+    if len(text) <= _SHOWN and _NUMBER.fullmatch(text):
+        # Whoever writes 0.9 means nine tenths.
+        meant = float(text) * 100 if isinstance(value, float) and value <= 1 else float(text)
+        report(where, f'{text} has no "%"; write {shown(f"{meant:g}%" if 1 <= meant <= 100 else "90%")}')
+        return None
+    match = _PERCENT.fullmatch(text)
+    if match is None:
+        report(where, f'{shown(text)} is not a percentage; write one from "1%" to "100%", such as "90%"')
+        return None
+    share = Percent(match[1])
+    if not 1 <= share <= 100:
+        word, bound = ("little", "at least 1%") if share < 1 else ("much", "at most 100%")
+        report(where, f"{shown(text)} is too {word}; write {bound}")
+        return None
+    return share
+
+
+def boolean(value: object, where: str, report: Report) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    hint = ", without the quotes" if isinstance(value, str) else ""
+    report(where, f"must be true or false, not {type_of(value)}; write one of them{hint}")
+    return None
 
 
 def duration(lowest: str, highest: str) -> Reader:

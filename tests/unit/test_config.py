@@ -18,8 +18,8 @@ from msgspec.structs import asdict, fields, replace
 from watcher.config import Candidate, ConfigError, defaults_for_user, parse, search_path
 from watcher.model import Kind, Pace
 from watcher.secrets import SecretError, check_permissions, describe, resolve_url, secret_files
-from watcher.settings import Channel, Notify, Override, Paths, Probe, Section, Settings, State
-from watcher.values import format_duration, parse_duration, scheme_of, shown
+from watcher.settings import Capacity, Channel, Notify, Override, Paths, Probe, Section, Settings, State
+from watcher.values import Percent, format_duration, parse_duration, scheme_of, shown
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 TOKEN = "S3CRETt0ken"
@@ -47,6 +47,7 @@ def test_values_arrive() -> None:
         fstypes = ["nfs*"]
         include = ["/mnt/*", "server:nas01", "ct:101:/x", "host:/y", "?a", "[ab]"]
         show_only = ["fuse.x", "/mnt/z"]
+        containers = false
         [probe]
         interval = "1m30s"
         [[override]]
@@ -57,7 +58,7 @@ def test_values_arrive() -> None:
         mounts = ["/mnt/slow"]
         interval = "5m"
         [notify]
-        on = ["stale", "vanished"]
+        on = ["stale", "vanished", "full"]
         group_wait = "0s"
         [[notify.channels]]
         name = "ops"
@@ -65,8 +66,11 @@ def test_values_arrive() -> None:
         [[notify.channels]]
         name = "büro"
         credential = "mail"
+        [capacity]
+        warn = "92.5%"
         [paths]
         proc = "/tmp/proc"
+        lxc_config = ["/x", "/y"]
         """,
         "c.toml",
     )
@@ -74,15 +78,17 @@ def test_values_arrive() -> None:
     assert settings.watch.fstypes == ("nfs*",)
     assert settings.watch.include == ("/mnt/*", "server:nas01", "ct:101:/x", "host:/y", "?a", "[ab]")
     assert settings.watch.exclude == ()
+    assert settings.watch.containers is False
     assert settings.probe == Probe(interval=90.0)
     assert [o.mounts for o in settings.overrides] == [("/mnt/wan/*",), ("/mnt/slow",)]
     assert [o.changes() for o in settings.overrides] == [{"timeout": 15.0, "alarm_after": 120.0}, {"interval": 300.0}]
     assert settings.notify == Notify(
-        on=(Kind.STALE, Kind.VANISHED),
+        on=(Kind.STALE, Kind.VANISHED, Kind.FULL),
         group_wait=0.0,
         channels=(Channel(name="ops", url="gotify://h/t"), Channel(name="büro", credential="mail")),
     )
-    assert settings.paths == Paths(proc="/tmp/proc")
+    assert settings.capacity == Capacity(warn=Percent(92.5))
+    assert settings.paths == Paths(proc="/tmp/proc", lxc_config=("/x", "/y"))
 
 
 def test_what_the_file_leaves_out_is_as_in_the_given_defaults() -> None:
@@ -151,7 +157,8 @@ def test_durations_survive_the_round_trip(milliseconds: int) -> None:
 # ---- what is refused
 
 WHOLE = "(or ms, m, h, d)"
-ONE_OF = 'none of "stale", "readonly", "vanished"'
+ONE_OF = 'none of "stale", "readonly", "vanished", "full"'
+NO_PERCENTAGE = 'is not a percentage; write one from "1%" to "100%", such as "90%"'
 NOTHING = "is empty, so nothing would be watched; leave it out for the default"
 
 
@@ -212,6 +219,34 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
         (
             '[watch]\nexclude = ["/a\\u0000"]',
             "[watch] exclude[1]: holds a NUL character, which no path does; remove it",
+        ),
+        (
+            '[watch]\ncontainers = "yes"',
+            "[watch] containers: must be true or false, not text; write one of them, without the quotes",
+        ),
+        ("[watch]\ncontainers = 1", "[watch] containers: must be true or false, not a number; write one of them"),
+        # percentages
+        ("[capacity]\nwarn = 90", '[capacity] warn: 90 has no "%"; write "90%"'),
+        ("[capacity]\nwarn = 92.5", '[capacity] warn: 92.5 has no "%"; write "92.5%"'),
+        ("[capacity]\nwarn = 0.9", '[capacity] warn: 0.9 has no "%"; write "90%"'),
+        ("[capacity]\nwarn = 1", '[capacity] warn: 1 has no "%"; write "1%"'),
+        ("[capacity]\nwarn = 1.0", '[capacity] warn: 1.0 has no "%"; write "100%"'),
+        ("[capacity]\nwarn = 0", '[capacity] warn: 0 has no "%"; write "90%"'),
+        ("[capacity]\nwarn = 500", '[capacity] warn: 500 has no "%"; write "90%"'),
+        ('[capacity]\nwarn = "90"', '[capacity] warn: 90 has no "%"; write "90%"'),
+        ('[capacity]\nwarn = "150%"', '[capacity] warn: "150%" is too much; write at most 100%'),
+        ('[capacity]\nwarn = "100.01%"', '[capacity] warn: "100.01%" is too much; write at most 100%'),
+        ('[capacity]\nwarn = "0.9%"', '[capacity] warn: "0.9%" is too little; write at least 1%'),
+        *(
+            (f"[capacity]\nwarn = {value}", f"[capacity] warn: {text} {NO_PERCENTAGE}")
+            for value, text in (
+                *(('"much"', '"much"'), ('""', '""'), ("-5", '"-5"'), ("nan", '"nan"'), ('"90 %"', '"90 %"')),
+                *(('"90%\\n"', '"90%\\n"'), ('"1.234%"', '"1.234%"'), ('"٩%"', '"٩%"'), ("1e300", '"1e+300"')),
+            )
+        ),
+        (
+            "[capacity]\nwarn = true",
+            '[capacity] warn: must be a percentage, not true or false; write one such as "90%", with the quotes',
         ),
         # overrides
         ('[[override]]\ntimeout = "1s"', "override[1]: has no mounts; add one"),
@@ -289,6 +324,14 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
         (
             '[state]\npath = "state.db"',
             '[state] path: must be an absolute path; begin it with "/" ("~" is not expanded)',
+        ),
+        (
+            '[paths]\nlxc_config = "/var/lib/lxc"',
+            '[paths] lxc_config: must be a list, not text; write it as ["/var/lib/lxc"]',
+        ),
+        (
+            '[paths]\nlxc_config = ["/a", "b"]',
+            '[paths] lxc_config[2]: must be an absolute path; begin it with "/" ("~" is not expanded)',
         ),
         ("[paths]\nproc = 1", "[paths] proc: must be text, not a number; write it in quotes"),
         ('[paths]\nruntime = ""', "[paths] runtime: is empty; write a value or leave it out"),
@@ -375,7 +418,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ("[watch]\nmax_age = 1", "[watch] max_age: unknown key; it belongs to [notify]"),
         ('timeout = "1s"', "timeout: unknown key; it belongs to [probe]"),
         ('[notify]\nurl_file = "/x"', "[notify] url_file: unknown key; it belongs to [[notify.channels]]"),
-        ("[paths]\nzzz = 1", "[paths] zzz: unknown key; there are proc, runtime"),
+        ("[paths]\nzzz = 1", "[paths] zzz: unknown key; there are proc, cgroup, lxc_config, runtime"),
         ("[prob]\ninterval = 3", "[prob]: unknown section; did you mean [probe]?"),
         ("[[overide]]\na = 1", "[[overide]]: unknown section; did you mean [[override]]?"),
         (
@@ -384,7 +427,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ),
         (
             "[x]",
-            "[x]: unknown section; there are [watch], [probe], [[override]], [notify], [state], [paths]",
+            "[x]: unknown section; there are [watch], [probe], [[override]], [capacity], [notify], [state], [paths]",
         ),
         (
             '[[override]]\nmounts = ["/x"]\ntimeout = "1s"\nmax_age = "3s"',
@@ -394,8 +437,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
             f'[[notify.channels]]\nname = "a"\nurl = "{URL}"\nulr = "{URL}"',
             'notify.channels[1].ulr: unknown key; did you mean "url"?',
         ),
-        ('[paths]\n"a\\u001b\\n" = 1', '[paths] "a\\x1b\\n": unknown key; there are proc, runtime'),
-        (f'[paths]\n"{URL}" = 1', '[paths] "tgram://***": unknown key; there are proc, runtime'),
+        ('[state]\n"a\\u001b\\n" = 1', '[state] "a\\x1b\\n": unknown key; there are path'),
+        (f'[state]\n"{URL}" = 1', '[state] "tgram://***": unknown key; there are path'),
     ],
 )
 def test_an_unknown_key_is_a_warning_and_when_strict_a_problem(text: str, line: str) -> None:
@@ -450,16 +493,20 @@ def members(kind: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from members(get_args(field.type)[0] if get_origin(field.type) is tuple else field.type, inner)
 
 
-def test_the_example_as_it_is_changes_nothing() -> None:
-    assert parse(EXAMPLE.read_text(), EXAMPLE.name, strict=True) == (Settings(), [])
+# What the example has in force: the default would miss a container that fills the disk under a mount.
+AS_EXAMPLE = replace(Settings(), notify=Notify(on=(Kind.STALE, Kind.VANISHED)))
 
 
-def test_the_example_uncommented_is_the_defaults() -> None:
+def test_the_example_as_it_is_also_tells_what_has_vanished_and_changes_nothing_else() -> None:
+    assert parse(EXAMPLE.read_text(), EXAMPLE.name, strict=True) == (AS_EXAMPLE, [])
+
+
+def test_the_example_uncommented_is_the_same() -> None:
     settings, warnings = parse(uncommented(EXAMPLE.read_text()), EXAMPLE.name, strict=True)
     assert warnings == []
     assert len(settings.overrides) >= 1
     assert len(settings.notify.channels) == 3
-    assert replace(settings, overrides=(), notify=replace(settings.notify, channels=())) == Settings()
+    assert replace(settings, overrides=(), notify=replace(settings.notify, channels=())) == AS_EXAMPLE
 
 
 def test_the_example_shows_every_key_once_outside_of_lists() -> None:
@@ -481,7 +528,23 @@ def test_the_example_shows_every_key_once_outside_of_lists() -> None:
 
 NAMES = sorted({name for member in members(Settings) for name in member} | {"nope", "notify.channels", "a.b"})
 VALUES = [
-    *('"10s"', '"0s"', "10", "-1", "1e999", "nan", "true", '""', "[]", "{}", "[[]]", "[{}]", '["nfs"]', '["/mnt/*"]'),
+    *(
+        '"90%"',
+        '"10s"',
+        '"0s"',
+        "10",
+        "-1",
+        "1e999",
+        "nan",
+        "true",
+        '""',
+        "[]",
+        "{}",
+        "[[]]",
+        "[{}]",
+        '["nfs"]',
+        '["/mnt/*"]',
+    ),
     *('["stale"]', '"/var/x"', '"x"', "1979-05-27", "07:32:00", f'"{URL}"', f'["{URL}"]', f"{{url = '{URL}'}}", URL),
     *(f"'{URL}", f'"\\u001b{URL}\\n"', f'"/{URL}"', "'\udce9'", "99999999999999999999999", '"""', f'"{URL}" = 1'),
 ]
@@ -574,6 +637,11 @@ def test_describe_is_a_file_with_the_same_settings(text: str) -> None:
 def test_describe_hides_control_characters() -> None:
     settings = parse('[watch]\nexclude = ["/a\\u001b[31m\\"\\\\", "/\udce9"]', "c.toml").settings
     assert r'exclude = ["/a\U0000001B[31m\"\\", "/\U0000DCE9"]' in describe(settings).splitlines()
+
+
+def test_describe_shows_shares_and_switches_as_they_are_written() -> None:
+    lines = describe(parse('[watch]\ncontainers = false\n[capacity]\nwarn = "92.5%"', "c.toml").settings).splitlines()
+    assert {"containers = false", 'warn = "92.5%"'} <= set(lines)
 
 
 @pytest.mark.parametrize(

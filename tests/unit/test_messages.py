@@ -16,6 +16,7 @@ from watcher.core import messages
 from watcher.core.incidents import Condition, Incident, Member
 from watcher.core.messages import MAX_LINES, Message, Sender, compose, describe_type
 from watcher.core.outbox import News, Topic
+from watcher.core.roster import ALONE, OLD
 from watcher.model import Cause, Kind, Place, Subject, Superblock
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -43,8 +44,9 @@ def member(
     error: str = "no answer within 5 s",
     stack: Sequence[str] = (),
     reason: str = "",
+    context: str = "",
 ) -> Member:
-    return Member(kind, about, condition, clock(since), clock(changed), cause, error, tuple(stack), reason)
+    return Member(kind, about, condition, clock(since), clock(changed), cause, error, tuple(stack), reason, context)
 
 
 def incident(*members: Member, server: str | None = "nas01", group: str = "server nas01") -> Incident:
@@ -112,6 +114,7 @@ def test_a_stale_handle_in_a_container() -> None:
             "CT 105 arr /data",
             "nas01:/data; NFS 4.2 hard",
             "Stale file handle (ESTALE)",
+            "Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount /data",
         ]
     )
 
@@ -138,6 +141,7 @@ def test_some_are_back() -> None:
             "[warning] 🟢 pve3: nas01 ok after 43 min (02:10–02:53), 2 of 3",
             "Ok: host /mnt/pve/nas01 (PVE storage nas01), CT 101 plex /media",
             "🔴 Still: CT 105 arr /data STALE HANDLE",
+            "Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount /data",
             "Told late: Telegram unreachable from 02:53 on",
         ]
     )
@@ -333,6 +337,14 @@ def test_where_it_hangs() -> None:
         (NAS01, Cause.IO_ERROR, "Do: see dmesg here, and nas01"),
         (subject("/mnt/a b'c"), Cause.STALE_HANDLE, """Do: umount -l '/mnt/a b'"'"'c'; mount '/mnt/a b'"'"'c'"""),
         (subject("/mnt/$(reboot)"), Cause.STALE_HANDLE, "Do: umount -l '/mnt/$(reboot)'; mount '/mnt/$(reboot)'"),
+        (IN_105, Cause.STALE_HANDLE, "Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount /data"),
+        (
+            subject(Place("ct:web", "/data;x")),
+            Cause.STALE_HANDLE,
+            "Do: lxc-attach -n web -- umount -l '/data;x'; lxc-attach -n web -- mount '/data;x'",
+        ),
+        # of several places, the host's
+        (subject(Place("ct:1", "/x"), "/mnt/x"), Cause.STALE_HANDLE, "Do: umount -l /mnt/x; mount /mnt/x"),
     ],
 )
 def test_advice(about: Subject, cause: Cause, advice: str) -> None:
@@ -345,12 +357,43 @@ def test_advice(about: Subject, cause: Cause, advice: str) -> None:
     [
         pytest.param(subject("/mnt/a\nb"), id="not to be typed"),
         pytest.param(subject("/mnt/" + "x" * 300), id="too long to be shown whole"),
-        pytest.param(IN_105, id="not a path of the host"),
-        pytest.param(subject(Place("ct:1", "/x"), "/mnt/x"), id="first in a container"),
+        pytest.param(subject(Place("ct:1", "/mnt/\x1b[31m")), id="not to be typed, in a container"),
     ],
 )
 def test_no_advice_that_cannot_be_followed(about: Subject) -> None:
     assert "Do:" not in told(Topic.PROBLEM, incident(member(about, cause=Cause.STALE_HANDLE))).body
+
+
+def test_the_host_has_it_anew_and_a_container_keeps_the_dead_one() -> None:
+    """What is said while the host is well again and a container is not."""
+    kept = member(IN_105, cause=Cause.STALE_HANDLE, error="Stale file handle (ESTALE)", context=OLD)
+    lines = told(Topic.PROBLEM, incident(kept)).body.splitlines()
+    assert lines[-2:] == ["Host ok, container old: the host has mounted it anew since", "Do: pct reboot 105"]
+    partial = told(Topic.PARTIAL, incident(member(NAS01, REMOUNTED, changed="02:20:10"), kept), now="02:20:20")
+    assert partial.body.splitlines() == [
+        "Remounted: host /mnt/pve/nas01 (PVE storage nas01)",
+        "🔴 Still: CT 105 arr /data STALE HANDLE",
+        "Host ok, container old: the host has mounted it anew since",
+        "Do: pct reboot 105",
+    ]
+
+
+def test_only_the_containers_own_mount_fails() -> None:
+    alone = member(IN_105, cause=Cause.STALE_HANDLE, error="Stale file handle (ESTALE)", context=ALONE)
+    assert told(Topic.PROBLEM, incident(alone)).body.splitlines()[-2:] == [
+        "The host's own mount of it is ok: only this one fails",
+        "Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount /data",
+    ]
+
+
+def test_a_container_sees_the_disk_under_a_mount() -> None:
+    error = "sees the disk under nas01:/data: it was started before the host had mounted that"
+    message = told(Topic.PROBLEM, incident(member(IN_105, kind=Kind.VANISHED, cause=Cause.VANISHED, error=error)))
+    assert message.title == "🟠 pve3: CT 105 arr /data NOT MOUNTED"
+    assert message.body.splitlines()[-2:] == [
+        "Sees the disk under nas01:/data: it was started before the host had mounted that",
+        "Do: pct reboot 105; what it wrote there meanwhile is on the host's disk, under the mount",
+    ]
 
 
 def test_pve_mounts_its_storages_itself() -> None:

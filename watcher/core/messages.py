@@ -5,7 +5,6 @@ The words are for an administrator at three in the morning: what, where, since w
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from datetime import datetime
 from watcher.core.incidents import WATCHER, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
-from watcher.core.wording import cause_words, count, duration, name, place_name
+from watcher.core.roster import OLD
+from watcher.core.wording import cause_words, count, duration, name, place_name, place_order
 from watcher.model import HOST, Cause, Kind, Place, Subject
-
-_DIGITS = re.compile(r"([0-9]{1,18})")
 
 MAX_LINES = 12
 MAX_PLACES = 6  # lines of places; the rest is counted
@@ -109,13 +107,7 @@ def _mark(incident: Incident) -> str:
 
 def _places(members: Sequence[Member]) -> list[tuple[Place, Member]]:
     """The host's first, and in the order in which people count, whichever probe came back first."""
-    return sorted(((place, m) for m in members for place in m.subject.places), key=lambda pair: _natural(pair[0]))
-
-
-def _natural(place: Place) -> tuple[bool, list[str | int]]:
-    # Digits stand at odd positions, so that like is compared with like.
-    parts = _DIGITS.split(f"{place.namespace}:{place.mount_point}")
-    return place.namespace != HOST, [int(p) if n % 2 else p for n, p in enumerate(parts)]
+    return sorted(((place, m) for m in members for place in m.subject.places), key=lambda pair: place_order(pair[0]))
 
 
 def _place(place: Place, subject: Subject) -> str:
@@ -156,6 +148,8 @@ def _outcome(over: Sequence[Member]) -> tuple[str, str, str]:
         return "writable again", "🟢", "success"
     if kinds == {Kind.VANISHED}:
         return "mounted again", "🟢", "success"
+    if kinds == {Kind.FULL}:
+        return next((m.reason for m in over if m.reason), "no longer full"), "🟢", "success"
     return "ok", "🟢", "success"
 
 
@@ -172,8 +166,7 @@ def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
     lines += _place_lines(down, with_cause=len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1)
     first = _first(down)
     lines.append(_source_line(first))
-    if why := _why(first):
-        lines.append(why)
+    lines += _why(first)
     lines += _advice(first, incident.server)
     return lines
 
@@ -189,11 +182,16 @@ def _place_lines(members: Sequence[Member], *, with_cause: bool = False, lead: s
     places = _places(members)
     for place, member in places[:MAX_PLACES]:
         cause = f" {cause_words(member.kind, member.cause, member.error)}" if with_cause else ""
-        text = lead + _described(place, member) + cause
+        text = lead + _described(place, member) + cause + _left(member)
         lines.append(text[:1].upper() + text[1:])
     if len(places) > MAX_PLACES:
         lines.append(f"and {count(len(places) - MAX_PLACES, 'more mount')}")
     return lines
+
+
+def _left(member: Member) -> str:
+    """What is left on a full file system."""
+    return f": {left}" if member.kind is Kind.FULL and (left := member.error.partition(": ")[2]) else ""
 
 
 def _described(place: Place, member: Member) -> str:
@@ -225,42 +223,65 @@ def describe_type(fstype: str, options: str) -> str:
     return name(fstype)
 
 
-def _why(member: Member) -> str:
-    if not member.error or member.kind is not Kind.STALE:
-        return ""
-    text = member.error[:1].upper() + member.error[1:]
-    if member.stack:
-        text += f"; hangs in {' < '.join(member.stack[:3])}"
-    return text
+def _why(member: Member) -> list[str]:
+    lines = []
+    if member.error and member.kind in (Kind.STALE, Kind.VANISHED):
+        text = name(member.error[:1].upper() + member.error[1:], 200)
+        if member.stack:
+            text += f"; hangs in {' < '.join(member.stack[:3])}"
+        lines.append(text)
+    return lines + _context(member)
+
+
+def _context(member: Member) -> list[str]:
+    return [member.context[:1].upper() + member.context[1:]] if member.context else []
 
 
 def _advice(member: Member, server: str | None) -> list[str]:
     """What to do first. Commands are to be copied, so paths are quoted for a shell."""
-    if not member.subject.places or member.subject.places[0].namespace != HOST:
-        return []
-    path = member.subject.places[0].mount_point
-    if name(path, 200) != path:
+    place = min(member.subject.places, key=place_order, default=None)
+    if place is None or name(place.mount_point, 200) != place.mount_point:
         return []  # a command that was shortened or escaped would do something else
-    quoted, fuse = shlex.quote(path), member.subject.fstype.startswith("fuse")
-    who = name(server) if server else "what serves it"
-    again = "PVE mounts it again" if _pve_storage(member.subject.places[0]) else f"mount {quoted}"
+    # Only the core's own words say so: a container's name for things is in no advice.
+    sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith("sees the disk")
+    if sees_disk:
+        return [f"Do: {_reboot(place)}; what it wrote there meanwhile is on the host's disk, under the mount"]
     if member.kind is not Kind.STALE:
         return []
+    if member.context == OLD:
+        return [f"Do: {_reboot(place)}"]
+    inside, quoted, fuse = _inside(place), shlex.quote(place.mount_point), member.subject.fstype.startswith("fuse")
+    who = name(server) if server else "what serves it"
+    again = "PVE mounts it again" if _pve_storage(place) else f"{inside}mount {quoted}"
     match member.cause:
         case Cause.TIMEOUT if fuse:
-            return [f"Do: see to the process that serves it; to give it up: umount -l {quoted}"]
+            return [f"Do: see to the process that serves it; to give it up: {inside}umount -l {quoted}"]
         case Cause.TIMEOUT if member.subject.fstype in ("nfs", "nfs4") and option(member.subject.options, "hard") == "":
             return [f"Do: revive {who}; hard mounts resume alone"]
         case Cause.TIMEOUT:
             return [f"Do: revive {who}"]
         case Cause.STALE_HANDLE:
-            return [f"Do: umount -l {quoted}; {again}"]
+            return [f"Do: {inside}umount -l {quoted}; {again}"]
         case Cause.DISCONNECTED if fuse:
-            return [f"Do: umount -l {quoted}, then start what mounts it again"]
+            return [f"Do: {inside}umount -l {quoted}, then start what mounts it again"]
         case Cause.REFUSED:
             return [f"Do: see on {who} whether this host may still use {name(member.subject.source)}"]
         case _:
             return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
+
+
+def _inside(place: Place) -> str:
+    """What runs a command in the container; nothing on the host."""
+    if place.namespace == HOST:
+        return ""
+    ctid = place.namespace.removeprefix("ct:")
+    # Proxmox numbers its containers.
+    return f"pct exec {ctid} -- " if ctid.isdecimal() else f"lxc-attach -n {shlex.quote(ctid)} -- "
+
+
+def _reboot(place: Place) -> str:
+    ctid = place.namespace.removeprefix("ct:")
+    return f"pct reboot {ctid}" if ctid.isdecimal() else f"restart the container {shlex.quote(ctid)}"
 
 
 def _ended_lines(incident: Incident) -> list[str]:
@@ -278,7 +299,8 @@ def _ended_lines(incident: Incident) -> list[str]:
         lines += _place_lines(incident.down[:MAX_PLACES], with_cause=True, lead="🔴 Still: ")[:MAX_PLACES]
         if (more := len(_places(incident.down)) - MAX_PLACES) > 0:
             lines.append(f"and {count(more, 'more mount')}")
-        lines += _advice(_first(incident.down), incident.server)
+        first = _first(incident.down)
+        lines += _context(first) + _advice(first, incident.server)
     return lines
 
 

@@ -16,6 +16,7 @@ NAME_WIDTH = 80  # characters of a name in a message or a log line; the middle i
 _UNPRINTABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 # Chat services read these as calls to all members, whoever sent them.
 _MENTION = re.compile(r"@(?=everyone|here|channel|all\b)", re.IGNORECASE)
+_DIGITS = re.compile(r"([0-9]{1,18})")
 
 CAUSES = {
     Cause.TIMEOUT: "NO ANSWER",
@@ -65,12 +66,23 @@ def name(text: str, width: int = NAME_WIDTH) -> str:
     return _MENTION.sub("@\u2060", shorten(printable(text), width))
 
 
+def container_name(namespace: str, container: str = "") -> str:
+    """ "CT 105 arr" of "ct:105" and its name."""
+    number = name(namespace.removeprefix("ct:"), 30)
+    return " ".join(part for part in ("CT", number, name(container, 30)) if part)
+
+
 def place_name(place: Place, container: str = "") -> str:
     """ "/mnt/nas" on the host, "CT 105 arr /data" in a container."""
-    if place.namespace == HOST:
-        return name(place.mount_point)
-    number = place.namespace.removeprefix("ct:")
-    return " ".join(part for part in ("CT", number, name(container, 30), name(place.mount_point)) if part)
+    mount_point = name(place.mount_point)
+    return mount_point if place.namespace == HOST else f"{container_name(place.namespace, container)} {mount_point}"
+
+
+def place_order(place: Place) -> tuple[bool, list[str | int]]:
+    """A key to sort by: the host's first, and in the order in which people count."""
+    # Digits stand at odd positions, so that like is compared with like.
+    parts = _DIGITS.split(f"{place.namespace}:{place.mount_point}")
+    return place.namespace != HOST, [int(p) if n % 2 else p for n, p in enumerate(parts)]
 
 
 def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:
@@ -79,6 +91,8 @@ def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:
         return "READ-ONLY"
     if kind is Kind.VANISHED:
         return CAUSES[Cause.VANISHED]
+    if kind is Kind.FULL:
+        return error.partition(":")[0].upper() or "FULL"  # "93 % full: 4.1 GiB of 58.0 GiB left"
     if cause is Cause.ERROR and error:
         return f"ERROR {error}"
     return CAUSES[cause] if cause else "STALE"
