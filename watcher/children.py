@@ -100,11 +100,12 @@ class Child(asyncio.SubprocessProtocol):
         return True
 
     def kill(self) -> None:
-        """SIGKILL, and no word with it from here on. Does not wait."""
+        """SIGKILL to it and all that it has started; no word with it from here on. Does not wait."""
+        # Its group is its own (spawn), and the pid is no other's before the loop has reaped it.
         # The transport's own kill() polls the child and so can take its exit status away from the loop.
         if self._transport is not None and self._transport.get_returncode() is None and not self.exited:
             with suppress(ProcessLookupError):  # reaped in this very turn of the loop
-                os.kill(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
         stdin, stdout = self._pipe(0), self._pipe(1)
         if stdin is not None and not (stdin.is_closing() and not self._unwritten):
             cast("asyncio.WriteTransport", stdin).abort()  # a plain close would first wait for it to read the rest

@@ -1,8 +1,8 @@
 """Notes of threads that hang for good, kept in the runtime directory over the life of one process.
 
 A `watcher --once` run every minute, or a restarted service, must not add a stuck thread to the same
-mount each time: each probe child that outlived its kill has a file that names it (boot, pid, start
-time) and its threads and their mounts. The directory is on a tmpfs: reads and writes here are short.
+mount each time: each process that outlived its kill has a file that names it (boot, pid, start time)
+and its threads and their mounts. The directory is on a tmpfs: reads and writes here are short.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Note:
     superblock: Superblock
     wedged: Wedged
     since_wall: float
+    lane: str = ""  # the probe's; also of files of versions that had none
 
 
 class WedgedNotes:
@@ -36,7 +37,7 @@ class WedgedNotes:
         self.error = ""
 
     def write(self, pid: int, notes: list[Note]) -> None:
-        """Note the threads of one child; an empty list removes its file."""
+        """Note the threads of one process; an empty list removes its file."""
         if self._dir is None:
             return
         path = self._dir / str(pid)
@@ -56,6 +57,7 @@ class WedgedNotes:
                         "tid": n.wedged.tid,
                         "superblock": list(n.superblock),
                         "since": n.since_wall,
+                        "lane": n.lane,
                     }
                     for n in notes
                 ],
@@ -100,6 +102,7 @@ class WedgedNotes:
                     Superblock(*map(str, t["superblock"])),
                     Wedged(int(t["pid"]), int(t["start_time"]), int(t["tid"])),
                     float(t["since"]),
+                    str(t.get("lane", "")),
                 )
                 for t in record["threads"]
             ]
