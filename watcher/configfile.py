@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -23,6 +24,18 @@ from watcher.model import Mount
 from watcher.settings import Channel, Settings, Watch
 
 READ_LIMIT = 5.0  # seconds for the child
+# Not cat(1), which cannot say that there is no such file but in words.
+_NO_SUCH_FILE = 2
+_READ = f"""import os, sys
+try:
+    with open(sys.argv[1], "rb") as f:
+        sys.stdout.buffer.write(f.read())
+        sys.stdout.flush()
+except (FileNotFoundError, NotADirectoryError):
+    os._exit({_NO_SUCH_FILE})
+except OSError:
+    os._exit(1)
+"""
 _SIZE_LIMIT = 1 << 22
 
 
@@ -73,7 +86,7 @@ class FileReader:
         if (earlier := self._hanging.get(path)) is not None and not earlier.exited:
             raise TimeoutError(errno.ETIMEDOUT, "no answer from its file system; an earlier attempt still hangs")
         try:
-            child = self._hanging[path] = await self._children.spawn(["cat", "--", path])
+            child = self._hanging[path] = await self._children.spawn([sys.executable, "-I", "-S", "-c", _READ, path])
         except OSError as e:
             raise OSError(errno.EIO, f"cannot be read in a child: {e.strerror or e}") from None  # never "no such file"
         child.close_stdin()
@@ -89,6 +102,8 @@ class FileReader:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer from its file system within {READ_LIMIT:g} s") from None
         finally:
             child.kill()
+        if child.returncode == _NO_SUCH_FILE:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if child.returncode != 0:
             raise OSError(errno.EIO, "cannot be read (it lies on a network or FUSE file system)")
         return content

@@ -1,13 +1,15 @@
 """Blocking reads of procfs: the one place that has them.
 
 Only what cannot wait for another process's memory or for a file system is read here: mountinfo,
-stat, task, children, comm, status, ns, and the stack of our own children. Not cmdline, environ or maps.
+stat, task, children, comm, status, ns, cgroup, and the stack of our own children; and cgroup.events of
+cgroupfs, which lies in memory, too. Not cmdline, environ or maps.
 """
 
 from __future__ import annotations
 
 import os
 from itertools import dropwhile
+from typing import NamedTuple
 
 _CHUNK = 1 << 16  # the kernel gives at most a page of mountinfo at a time, whatever is asked for
 
@@ -21,6 +23,18 @@ def read(path: str, limit: int = 1 << 26) -> bytes:
             parts.append(part)
             size += len(part)
         return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def read_short(path: str) -> bytes:
+    """A file that the kernel gives in one piece: comm, stat, status, cgroup, cgroup.events. Raises OSError.
+
+    A look at containers is made of thousands of these, and another read to find the end is a third of each.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _CHUNK)
     finally:
         os.close(fd)
 
@@ -74,3 +88,49 @@ def boot_id(proc: str) -> str:
         return read(f"{proc}/sys/kernel/random/boot_id").decode("ascii", "replace").strip()
     except OSError:
         return ""
+
+
+# ---- other processes, and control groups
+
+
+class Process(NamedTuple):
+    """What /proc/<pid>/stat says of a process that has not ended."""
+
+    comm: bytes
+    parent: int
+    start_time: int  # in clock ticks since boot
+
+
+def process(proc: str, pid: int) -> Process | None:
+    """None if there is none, or only its exit status is left."""
+    try:
+        head, _, tail = read_short(f"{proc}/{pid}/stat").rpartition(b")")
+        fields = tail.split()
+        if fields[0] in (b"Z", b"X"):
+            return None
+        return Process(head.partition(b"(")[2], int(fields[1]), int(fields[19]))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def processes(proc: str) -> list[int]:
+    """The pids of all processes that we may see. Raises OSError."""
+    return [int(name) for name in os.listdir(proc) if name.isdecimal()]
+
+
+def comm(proc: str, pid: int) -> bytes:
+    """A process's name; empty where there is none."""
+    try:
+        return read_short(f"{proc}/{pid}/comm").rstrip(b"\n")
+    except OSError:
+        return b""
+
+
+def children(proc: str, pid: int) -> list[int]:
+    """The children of a process's first thread. Raises OSError: FileNotFoundError without CONFIG_PROC_CHILDREN, too."""
+    return [int(child) for child in read(f"{proc}/{pid}/task/{pid}/children").split()]
+
+
+def namespace(proc: str, pid: int | str, kind: str) -> int:
+    """The inode number that names the namespace of a kind ("mnt", "pid", "user") of a process. Raises OSError."""
+    return int(os.readlink(f"{proc}/{pid}/ns/{kind}").partition("[")[2].rstrip("]"))
