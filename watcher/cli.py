@@ -64,6 +64,7 @@ _config_option = click.option(
     "--path", "paths", multiple=True, metavar="GLOB", help="With --once: only these mounts, and they must exist."
 )
 @click.option("--timeout", type=Duration(), metavar="TIME", help="With --once: how long a mount may take, such as 2s.")
+@click.option("--capacity", is_flag=True, help="With --once: also how full file systems are, in containers too.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.version_option(__version__, prog_name="watcher")
 @click.pass_context
@@ -74,6 +75,7 @@ def watcher(
     as_json: bool,
     paths: tuple[str, ...],
     timeout: float | None,
+    capacity: bool,
     verbose: bool,
 ) -> None:
     """Tell within seconds when a remote mount goes stale.
@@ -83,7 +85,8 @@ def watcher(
     Exit codes: 0 all ok; 1 warnings; 2 a mount is stale or missing; 3 usage, configuration or internal error.
     """
     ctx.obj = config_path
-    needs_once = [o for o, given in (("--json", as_json), ("--path", paths), ("--timeout", timeout)) if given]
+    only_once = (("--json", as_json), ("--path", paths), ("--timeout", timeout), ("--capacity", capacity))
+    needs_once = [option for option, given in only_once if given]
     if ctx.invoked_subcommand is not None:
         if once or needs_once:
             raise click.UsageError(f"{'--once' if once else needs_once[0]} does not go with {ctx.invoked_subcommand}")
@@ -93,7 +96,7 @@ def watcher(
         if wrong:
             raise click.UsageError(f'--path {wrong[0]}: a mount point starts with "/"')
         paths = tuple(glob.rstrip("/") or "/" for glob in paths)
-        ctx.exit(_once(config_path, as_json, paths, timeout))
+        ctx.exit(_once(config_path, as_json, paths, timeout, capacity))
     if needs_once:
         raise click.UsageError(f"{needs_once[0]} needs --once")
     _serve(config_path, verbose)
@@ -111,7 +114,7 @@ def _serve(config_path: str | None, verbose: bool) -> NoReturn:
     os._exit(code)
 
 
-def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeout: float | None) -> int:
+def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeout: float | None, capacity: bool) -> int:
     from watcher import once, output
     from watcher.config import ConfigError
 
@@ -121,7 +124,14 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
         settings, warnings = await once.load_settings(config_path, os.environ)
         for warning in warnings:
             click.echo(f"watcher: {warning}", err=True)
-        return await once.check(settings, paths=paths, timeout=timeout, environ=os.environ, progress=progress.show)
+        return await once.check(
+            settings,
+            paths=paths,
+            timeout=timeout,
+            capacity=capacity or as_json,
+            environ=os.environ,
+            progress=progress.show,
+        )
 
     try:
         findings = asyncio.run(look())
@@ -131,13 +141,13 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
         raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
     finally:
         progress.clear()
-    code = output.exit_code(findings)
+    code = output.exit_code(findings, capacity=capacity)
     try:
         if as_json:
             click.echo(json.dumps(output.to_json(findings, socket.gethostname()), indent=2))
         else:
-            _print_table(findings)
-        for line in output.unmatched_lines(findings):
+            _print_tables(findings, capacity)
+        for line in (*output.note_lines(findings), *output.unmatched_lines(findings)):
             click.echo(f"watcher: {line}", err=True)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -149,7 +159,7 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
     return code
 
 
-def _print_table(findings: Any) -> None:
+def _print_tables(findings: Any, capacity: bool) -> None:
     from rich.console import Console as RichConsole
 
     from watcher import output
@@ -165,6 +175,12 @@ def _print_table(findings: Any) -> None:
         console.print(output.table(findings.states))
         console.print()
     console.print(output.summary(findings), markup=False)
+    if capacity:
+        console.print("\nCapacity\n", style="bold")
+        if findings.capacity:
+            console.print(output.capacity_table(findings.capacity))
+            console.print()
+        console.print(output.capacity_summary(findings), markup=False)
 
 
 class _Progress:

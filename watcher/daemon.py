@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from contextlib import aclosing
 from functools import partial
 from time import monotonic, time
 from types import FrameType
@@ -24,7 +25,8 @@ from watcher.configfile import ConfigFile, FileReader, channel_url, may_hang
 from watcher.configwatch import ConfigWatch
 from watcher.core.incidents import Incidents
 from watcher.core.mountinfo import parse
-from watcher.core.tracker import Tracker
+from watcher.core.picture import Picture, merged
+from watcher.core.schedule import sweeps_of
 from watcher.core.wording import count
 from watcher.delivery.sender import Sender, UnresolvedURL
 from watcher.model import (
@@ -33,10 +35,9 @@ from watcher.model import (
     Event,
     Kind,
     Mount,
+    NamespaceGone,
     Overslept,
-    Probe,
     ProbeReport,
-    ProbeStarted,
     Subject,
     Superblock,
     TableRead,
@@ -48,9 +49,10 @@ from watcher.model import (
 from watcher.narration import Narrator
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
-from watcher.rules import filter_of
+from watcher.rules import rules_of
 from watcher.settings import Channel, Settings
 from watcher.sources import mount_table
+from watcher.sources.containers import ContainerTables
 from watcher.store import Identity, Store, StoreError
 from watcher.systemd import ServiceManager
 
@@ -77,6 +79,7 @@ class Daemon:
     async def run(self) -> int:
         """Serve until a signal; the exit code."""
         self._wake, self._wanted, self._reloading = asyncio.Event(), asyncio.Event(), asyncio.Lock()
+        self._watching_containers: anyio.CancelScope | None = None
         self._children = Children()
         try:
             if not await self._startup():
@@ -103,7 +106,7 @@ class Daemon:
             log.error("[paths] proc: %s/self/mountinfo: %s", settings.paths.proc, e.strerror)
             return False
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
-        self._tracker = Tracker(filter_of(settings), grace_until=settings.probe.startup_grace)
+        self._picture = Picture(rules_of(settings), grace_until=settings.probe.startup_grace)
         await self._restore(settings.state.path)
         self._incidents = Incidents(join_within=settings.notify.group_wait)
         self._sender = Sender(
@@ -121,6 +124,14 @@ class Daemon:
             proc=settings.paths.proc,
             environ=self._environ,
         )
+        self._containers = ContainerTables(
+            proc=settings.paths.proc,
+            cgroup=settings.paths.cgroup,
+            lxc_config=settings.paths.lxc_config,
+            children=self._children,
+            reader=self._reader,
+            host_mounts=lambda: self._mounts,
+        )
         self._handle(TableRead(HOST, self._mounts))
         self._prober.recall()
         self._configure_channels()
@@ -132,6 +143,8 @@ class Daemon:
             self._tasks = tasks
             await tasks.start(self._watch_signals)
             tasks.start_soon(self._read_tables)
+            if self._settings.watch.containers:
+                tasks.start_soon(self._read_containers)
             tasks.start_soon(self._probe)
             tasks.start_soon(self._prober.watch_wedged)
             tasks.start_soon(self._sender.run)
@@ -161,17 +174,19 @@ class Daemon:
     def _handle(self, event: Event) -> None:
         """Give an event to the tracker and pass on what changed by it."""
         now = monotonic()
-        if isinstance(event, TableRead):
-            before = self._tracker.snapshot()
-            self._mounts = event.mounts
-            self._take(self._tracker.handle(event, now), now)
-            self._narrator.places(before, self._tracker.snapshot())
+        if isinstance(event, TableRead | NamespaceGone):
+            if event.namespace == HOST and isinstance(event, TableRead):
+                self._mounts = event.mounts
+            before = self._picture.tracker.places(event.namespace)
+            self._take(self._picture.handle(event, now), now)
+            why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
+            self._narrator.places(before, self._picture.tracker.places(event.namespace), gone=why)
             return
         if isinstance(event, TableUnreadable):
-            log.error("cannot read the mount table: %s", event.error)
+            log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
         if isinstance(event, ProbeReport) and event.verdict is Verdict.VOID:
             self._narrator.void(event, now)
-        self._take(self._tracker.handle(event, now), now)
+        self._take(self._picture.handle(event, now), now)
 
     def _take(self, transitions: list[Transition], now: float) -> None:
         for transition in transitions:
@@ -186,34 +201,39 @@ class Daemon:
         async for event in mount_table.tables(self._settings.paths.proc, self._wanted):
             self._handle(event)
 
+    async def _read_containers(self) -> None:
+        """Until the rules no longer want containers; then they are forgotten."""
+        with anyio.CancelScope() as self._watching_containers:
+            async with aclosing(self._containers.events()) as events:
+                async for event in events:
+                    self._handle(event)
+        for namespace in self._picture.tracker.namespaces():
+            if namespace != HOST:
+                self._handle(NamespaceGone(namespace, "no longer watched"))
+        self._watching_containers = None
+
     async def _probe(self) -> None:
         """Start what is due, when it is due."""
         while True:
             self._wake.clear()
             now = monotonic()
-            if self._tracker.take_rereads():
-                self._wanted.set()
-            due = self._tracker.next_due()
+            if rereads := self._picture.take_rereads():
+                if HOST in rereads:
+                    self._wanted.set()
+                self._containers.want(rereads - {HOST})
+            due = self._picture.next_due()
             if due is not None and due <= now:
                 if now - due > OVERSLEPT:
                     self._prober.look_at_wedged()
-                    self._tracker.handle(Overslept(), now)
-                self._take(self._tracker.handle(Tick(), now), now)
-                self._start_sweeps(now)
+                    self._picture.handle(Overslept(), now)
+                self._take(self._picture.handle(Tick(), now), now)
+                for probes in sweeps_of(self._picture.start_due(now)):
+                    self._tasks.start_soon(self._prober.sweep, probes)
                 await anyio.lowlevel.checkpoint()
                 continue
             with anyio.move_on_after(None if due is None else due - now):
                 await self._wake.wait()
                 await anyio.sleep(GATHER)
-
-    def _start_sweeps(self, now: float) -> None:
-        # One child for each time-out, since a child is killed when its last deadline has passed.
-        sweeps: dict[float, list[Probe]] = {}
-        for probe in self._tracker.due(now):
-            sweeps.setdefault(probe.timeout, []).append(probe)
-            self._tracker.handle(ProbeStarted(probe), now)
-        for probes in sweeps.values():
-            self._tasks.start_soon(self._prober.sweep, probes)
 
     # ---- configuration
 
@@ -232,11 +252,18 @@ class Daemon:
     def _apply(self, settings: Settings) -> None:
         if (settings.state, settings.paths) != (self._settings.state, self._settings.paths):
             log.warning("[state] and [paths] take effect at the next start")
+        wanted = settings.watch.containers and not self._settings.watch.containers
         self._settings = settings
-        now, before = monotonic(), self._tracker.snapshot()
-        self._take(self._tracker.configure(filter_of(settings), now), now)
-        self._narrator.places(before, self._tracker.snapshot(), gone="no longer watched")
+        now, tracker = monotonic(), self._picture.tracker
+        before = [(namespace, tracker.places(namespace)) for namespace in tracker.namespaces()]
+        self._take(self._picture.configure(rules_of(settings), now), now)
+        for namespace, places in before:
+            self._narrator.places(places, tracker.places(namespace), gone="no longer watched")
         self._configure_channels()
+        if wanted:
+            self._tasks.start_soon(self._read_containers)
+        elif not settings.watch.containers and self._watching_containers is not None:
+            self._watching_containers.cancel()
 
     def _configure_channels(self) -> None:
         notify = self._settings.notify
@@ -264,6 +291,7 @@ class Daemon:
     async def _keep_house(self) -> None:
         while True:
             self._service.status(self._status())
+            self._narrator.problems(merged(self._containers.problems, self._picture.problems()))
             await self._save()
             await anyio.sleep(HOUSEKEEPING)
 
@@ -276,11 +304,14 @@ class Daemon:
     def _status(self) -> str:
         """One line for `systemctl status`."""
         tally: dict[str, int] = {}
-        states = self._tracker.snapshot()
+        states = self._picture.snapshot()
         for state in states:
             tally[state.status] = tally.get(state.status, 0) + 1
         parts = [f"{number} {status}" for status, number in sorted(tally.items(), key=lambda item: -item[1])]
-        text = f"watching {count(len(states), 'mount')}" + (f": {', '.join(parts)}" if parts else "")
+        text = f"watching {count(len(states), 'mount')}"
+        if containers := len(self._picture.tracker.namespaces()) - 1:
+            text += f" on the host and in {count(containers, 'container')}"
+        text += f": {', '.join(parts)}" if parts else ""
         if self._prober.wedged:
             text += f"; {count(len(self._prober.wedged), 'probe')} hanging"
         if failing := self._sender.failing:
@@ -303,11 +334,11 @@ class Daemon:
             self._saved = await anyio.to_thread.run_sync(self._store.load)
         except (StoreError, RuntimeError) as e:  # RuntimeError: no thread to be had
             log.warning("state: %s; going on without it", e)
-        self._tracker.restore_answered(self._saved)
+        self._picture.tracker.restore_answered(self._saved)
 
     async def _save(self) -> None:
         """Keep which mounts have ever answered."""
-        answered = self._tracker.answered()
+        answered = self._picture.tracker.answered()
         if self._store is None or (answered <= self._saved and monotonic() - self._saved_at < SAVE_EVERY):
             return
         self._saved, self._saved_at = self._saved | answered, monotonic()

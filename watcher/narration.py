@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from watcher.core.wording import count, name
-from watcher.model import Change, Kind, MountState, Place, ProbeReport, Transition
+from watcher.model import Change, Kind, Mount, Place, ProbeReport, Transition
 
 log = logging.getLogger(__name__)
 
@@ -20,20 +20,27 @@ class Narrator:
 
     def __init__(self) -> None:
         self._void_said = float("-inf")
+        self._problems: dict[str, str] = {}
 
     def places(
-        self, before: Sequence[MountState], after: Sequence[MountState], *, gone: str = "no longer mounted"
+        self, before: Mapping[Place, Mount], after: Mapping[Place, Mount], *, gone: str = "no longer mounted"
     ) -> None:
-        """Which mounts came and went between two snapshots, and why they went."""
-        known, states = {s.place for s in before}, {s.place: s for s in after}
-        came, went = [s for p, s in states.items() if p not in known], sorted(known - set(states))
-        for state in came[:MAX_LISTED]:
-            log.info("watching %s (%s, %s)", _place(state.place), name(state.mount.fstype), _source(state.mount.source))
+        """Which mounts came and went between two looks, and why they went."""
+        came, went = [(p, m) for p, m in after.items() if p not in before], sorted(before.keys() - after.keys())
+        for place, mount in came[:MAX_LISTED]:
+            log.info("watching %s (%s, %s)", _place(place), name(mount.fstype), _source(mount.source))
         for place in went[:MAX_LISTED]:
             log.info("%s: %s", gone, _place(place))
         more = max(0, len(came) - MAX_LISTED) + max(0, len(went) - MAX_LISTED)
         if more:
             log.info("and %s more", count(more, "mount"))
+
+    def problems(self, problems: Mapping[str, str]) -> None:
+        """What cannot be watched, by namespace; each said once."""
+        for namespace, problem in problems.items():
+            if self._problems.get(namespace) != problem:
+                log.warning("%s: %s", name(namespace, _WIDTH), problem)
+        self._problems = dict(problems)
 
     def void(self, report: ProbeReport, now: float) -> None:
         """A probe told nothing."""
@@ -52,7 +59,9 @@ class Narrator:
                 log.warning("%s: %s (%s): %s%s", transition.kind, places, source, transition.error, stack)
             case Change.ENDED:
                 log.info("%s no more: %s (%s)", transition.kind, places, source)
-            case Change.GONE:
+            case Change.JOINED:
+                log.info("%s, now at %s (%s)", transition.kind, places, source)
+            case Change.GONE | Change.LEFT:
                 log.info("%s, but %s: %s (%s)", transition.kind, transition.reason, places, source)
             case Change.REMOUNTED:
                 log.info("remounted and ok: %s (%s)", places, source)

@@ -6,17 +6,20 @@ A fast error is tried once more after half a second, a time-out is not. Prints n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
 
 from watcher import procfs
 from watcher.children import Children
 from watcher.configfile import ConfigFile, FileReader, may_hang
+from watcher.core.capacity import CapacityState
 from watcher.core.filters import Filter, MountPatterns, server_of
 from watcher.core.mountinfo import parse
+from watcher.core.picture import Picture, Rules, merged
 from watcher.core.places import superblock_of
-from watcher.core.tracker import Tracker
+from watcher.core.schedule import sweeps_of
+from watcher.core.wording import container_name
 from watcher.model import (
     HOST,
     Event,
@@ -24,9 +27,7 @@ from watcher.model import (
     MountState,
     Pace,
     Place,
-    Probe,
     ProbeReport,
-    ProbeStarted,
     Reach,
     Superblock,
     TableRead,
@@ -34,7 +35,9 @@ from watcher.model import (
 )
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
+from watcher.rules import any_type
 from watcher.settings import Settings
+from watcher.sources.containers import ContainerTables
 from watcher.store import Identity, Store, StoreError
 
 RETRY_ERROR = 0.5  # seconds until a fast error is tried once more
@@ -52,6 +55,8 @@ class Findings:
     checked_at: float  # epoch seconds
     duration: float  # seconds
     unmatched: tuple[str, ...]  # --path patterns that no mount matches
+    capacity: tuple[CapacityState, ...]  # empty where it was not asked for
+    notes: tuple[str, ...]  # what could not be watched
     clock_offset: float  # epoch minus monotonic seconds: what turns `MountState.since` into a time of day
 
 
@@ -60,13 +65,16 @@ async def check(
     *,
     paths: Sequence[str] = (),
     timeout: float | None = None,
+    capacity: bool = False,
     environ: Mapping[str, str],
     progress: Progress = lambda waiting: None,
 ) -> Findings:
     """Look once. `paths` are globs that override the filters, `timeout` (seconds) the settings' own."""
     children = Children()
     try:
-        return await _Pass(settings, children, paths, timeout, environ, progress).run()
+        watched = _filter(settings, paths, timeout)
+        rules = Rules(watched, watched if paths else any_type(settings), settings.capacity.warn, capacity)
+        return await _Pass(settings, children, rules, paths, environ, progress).run()
     finally:
         children.close()
 
@@ -87,8 +95,8 @@ class _Pass:
         self,
         settings: Settings,
         children: Children,
+        rules: Rules,
         paths: Sequence[str],
-        timeout: float | None,
         environ: Mapping[str, str],
         progress: Progress,
     ) -> None:
@@ -98,10 +106,19 @@ class _Pass:
         self._progress = progress
         self._void: dict[Superblock, int] = {}
         self._news = asyncio.Event()
-        self._tracker = Tracker(_filter(settings, paths, timeout))
+        self._picture = Picture(rules)
         self._state_path = settings.state.path
         self._store = Store(settings.state.path)
         mounts, runtime = self._read_table(), settings.paths.runtime
+        self._containers = ContainerTables(
+            proc=self._proc,
+            cgroup=settings.paths.cgroup,
+            lxc_config=settings.paths.lxc_config,
+            children=children,
+            reader=FileReader(children),
+            host_mounts=lambda: mounts,
+        )
+        self._wants_containers = settings.watch.containers
         self._prober = Prober(
             children,
             self._handle,
@@ -114,6 +131,7 @@ class _Pass:
         mounts = self._read_table()
         self._recall(mounts)
         self._handle(TableRead(HOST, mounts))
+        await self._look_into_containers()
         self._prober.recall()
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -123,31 +141,31 @@ class _Pass:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self._remember()
-        states = tuple(self._tracker.snapshot())
+        states = tuple(self._picture.snapshot())
         return Findings(
             states,
             self._wall,
             monotonic() - self._began,
             tuple(glob for glob in self._paths if not _matches(glob, states)),
+            tuple(self._picture.capacity.snapshot()),
+            tuple(self._notes(states)),
             time() - monotonic(),
         )
 
     async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
         """Probe until every mount has a verdict, or cannot get one."""
-        while waiting := self._unsettled():
+        while (waiting := self._unsettled()) or self._picture.capacity.unsettled():
             self._news.clear()
-            if self._tracker.take_rereads():
-                self._handle(TableRead(HOST, self._read_table()))
+            if rereads := self._picture.take_rereads():
+                if HOST in rereads:
+                    self._handle(TableRead(HOST, self._read_table()))
+                self._containers.want(rereads - {HOST})
+                if rereads - {HOST}:
+                    await self._look_into_containers()
                 continue
-            now = monotonic()
-            sweeps: dict[float, list[Probe]] = {}
-            for probe in self._tracker.due(now):
-                if probe.superblock in waiting:
-                    sweeps.setdefault(probe.timeout, []).append(probe)
-                    self._tracker.handle(ProbeStarted(probe), now)
-            for probes in sweeps.values():
+            for probes in sweeps_of(self._picture.start_due(monotonic())):
                 tasks.add(asyncio.create_task(self._prober.sweep(probes)))
-            self._progress([s.place for s in waiting.values()])
+            self._progress([s.place for s in waiting.values()] or self._picture.capacity.unsettled())
             try:
                 async with asyncio.timeout(LOOK_EVERY):
                     await self._news.wait()
@@ -160,7 +178,7 @@ class _Pass:
     def _unsettled(self) -> dict[Superblock, MountState]:
         """The superblocks that may yet get a verdict, each with one of its places."""
         waiting = {}
-        for state in self._tracker.snapshot():
+        for state in self._picture.tracker.snapshot():
             superblock = superblock_of(state.mount)
             given_up = self._void.get(superblock, 0) > MAX_VOID
             if state.reach in (Reach.UNKNOWN, Reach.SUSPECT) and state.behind is None and not given_up:
@@ -171,8 +189,19 @@ class _Pass:
         if isinstance(event, ProbeReport) and event.verdict in (Verdict.VOID, Verdict.NOT_THIS_MOUNT):
             superblock = event.probe.superblock
             self._void[superblock] = self._void.get(superblock, 0) + 1
-        self._tracker.handle(event, monotonic())
+        self._picture.handle(event, monotonic())
         self._news.set()
+
+    async def _look_into_containers(self) -> None:
+        if self._wants_containers:
+            for event in await self._containers.look():
+                self._handle(event)
+
+    def _notes(self, states: Sequence[MountState]) -> Iterator[str]:
+        names = {s.place.namespace: s.container.name for s in states if s.container is not None}
+        for namespace, words in merged(self._containers.problems, self._picture.problems()).items():
+            inside = namespace.startswith("ct:")
+            yield f"{container_name(namespace, names.get(namespace, '')) if inside else namespace}: {words}"
 
     def _read_table(self) -> tuple[Mount, ...]:
         return parse(procfs.read(f"{self._proc}/self/mountinfo"))
@@ -187,10 +216,10 @@ class _Pass:
             self._known = self._store.load()
         except StoreError:
             return  # the service's own trouble, and said there; or not ours to read
-        self._tracker.restore_answered(self._known)
+        self._picture.tracker.restore_answered(self._known)
 
     def _remember(self) -> None:
-        if self._known is None or (answered := self._tracker.answered()) <= self._known:
+        if self._known is None or (answered := self._picture.tracker.answered()) <= self._known:
             return
         try:
             self._store.save(answered)

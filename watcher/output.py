@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from watcher.core.capacity import CapacityState
 from watcher.core.filters import server_of
-from watcher.core.wording import CAUSES, cause_words, count, is_lossy, name, place_name, printable, size
-from watcher.model import HOST, Kind, MountState
+from watcher.core.wording import CAUSES, cause_words, count, is_lossy, name, place_name, place_order, printable, size
+from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Usage
 from watcher.once import Findings
 
 if TYPE_CHECKING:
@@ -33,11 +34,14 @@ _STYLES = {"stale": "bold red", "missing": "bold red", "unknown": "yellow", "slo
 _JSON_STATUSES = ("ok", "readonly", "denied", "stale", "missing", "unknown")
 
 
-def exit_code(findings: Findings) -> int:
-    """0 all ok, 1 warnings, 2 something stale or missing, or a --path that matches no mount."""
+def exit_code(findings: Findings, *, capacity: bool = False) -> int:
+    """0 all ok, 1 warnings, 2 something stale or missing, or a --path that matches no mount.
+
+    A full file system is a warning to who asks for the `capacity`.
+    """
     if findings.unmatched:
         return CRITICAL
-    worst = OK
+    worst = WARNING if capacity and any(state.full for state in findings.capacity) else OK
     for state in findings.states:
         if state.show_only:
             continue
@@ -65,14 +69,15 @@ def to_json(findings: Findings, host: str) -> dict[str, Any]:
         "duration_seconds": round(findings.duration, 3),
         "summary": summary,
         "mounts": mounts,
+        "capacity": [_capacity_entry(s) for s in sorted(findings.capacity, key=lambda s: place_order(s.place))],
+        "notes": [printable(note) for note in findings.notes],
     }
 
 
 def _entry(state: MountState, findings: Findings) -> dict[str, Any]:
-    mount, usage = state.mount, state.usage
+    mount = state.mount
     status = "unknown" if state.status == "slow" else state.status
     reachable = {"ok": True, "readonly": True, "stale": False, "missing": False}.get(status)
-    lxc = state.place.namespace.removeprefix("ct:") if state.place.namespace != HOST else None
     entry: dict[str, Any] = {
         "namespace": state.place.namespace,
         "source": printable(mount.source),
@@ -85,13 +90,8 @@ def _entry(state: MountState, findings: Findings) -> dict[str, Any]:
         "cause": state.cause.value if state.cause else None,
         "error": printable(state.error) or None,
         "proxmox_managed": state.place.namespace == HOST and mount.mount_point.startswith("/mnt/pve/"),
-        "lxc_id": lxc,
-        "lxc_name": None,
-        "lxc_pid": None,
-        "total_bytes": usage.total if usage else None,
-        "used_bytes": usage.used if usage else None,
-        "available_bytes": usage.available if usage else None,
-        "usage_percent": round(100 * usage.used / usage.total, 1) if usage and usage.total else None,
+        **_inside(state.place, state.container),
+        **_sizes(state.usage),
         "device": mount.device,
         "root": printable(mount.root),
         "mount_id": mount.mount_id,
@@ -99,9 +99,50 @@ def _entry(state: MountState, findings: Findings) -> dict[str, Any]:
         "latency_seconds": state.latency,
         "since": _utc(state.since + findings.clock_offset) if state.since is not None else None,
     }
-    if is_lossy(mount.mount_point):
-        entry["target_bytes"] = b64encode(os.fsencode(mount.mount_point)).decode("ascii")
-    return entry
+    return entry | _bytes_of(mount)
+
+
+def _capacity_entry(state: CapacityState) -> dict[str, Any]:
+    mount = state.mount
+    entry: dict[str, Any] = {
+        "namespace": printable(state.place.namespace),
+        **_inside(state.place, state.container),
+        "source": printable(mount.source),
+        "target": printable(mount.mount_point),
+        "fstype": printable(mount.fstype),
+        "readonly": state.readonly,
+        **_sizes(state.usage),
+        "full": state.full,
+        "error": printable(state.error) or None,
+        "device": mount.device,
+        "root": printable(mount.root),
+    }
+    return entry | _bytes_of(mount)
+
+
+def _inside(place: Place, container: Container | None) -> dict[str, Any]:
+    """In which container it stands, if it does in one."""
+    return {
+        "lxc_id": printable(place.namespace.removeprefix("ct:")) if place.namespace != HOST else None,
+        "lxc_name": printable(container.name) or None if container else None,
+        "lxc_pid": container.init_pid if container else None,
+    }
+
+
+def _sizes(usage: Usage | None) -> dict[str, Any]:
+    return {
+        "total_bytes": usage.total if usage else None,
+        "used_bytes": usage.used if usage else None,
+        "available_bytes": usage.available if usage else None,
+        "usage_percent": round(100 * usage.used / usage.total, 1) if usage and usage.total else None,
+    }
+
+
+def _bytes_of(mount: Mount) -> dict[str, str]:
+    """The mount point as it is, where its text is not."""
+    if not is_lossy(mount.mount_point):
+        return {}
+    return {"target_bytes": b64encode(os.fsencode(mount.mount_point)).decode("ascii")}
 
 
 def _utc(wall: float) -> str:
@@ -125,16 +166,55 @@ def table(states: Sequence[MountState]) -> Table:
     for state in worst_first(states):
         usage = state.usage
         cells = [
-            printable(state.place.mount_point) if state.place.namespace == HOST else place_name(state.place),
+            _where(state.place, state.container),
             printable(state.mount.source),
             printable(state.mount.fstype),
             size(usage.total) if usage else "-",
-            f"{100 * usage.used / usage.total:.0f} %" if usage and usage.total else "-",
+            _share(usage),
             f"{1000 * state.latency:.1f} ms" if state.latency is not None else "-",
             _cause(state),
         ]
         rows.add_row(Text(_status(state), style=_STYLES.get(state.status, "")), *map(Text, cells))
     return rows
+
+
+def capacity_table(states: Sequence[CapacityState]) -> Table:
+    """The file systems, the fullest first, then those of unknown size. Names are text, never markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("WHERE", "SOURCE", "TYPE"):
+        rows.add_column(heading, overflow="fold")
+    for heading in ("SIZE", "USED", "FREE", "USE%"):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    explained = any(state.error for state in states)
+    if explained:
+        rows.add_column("CAUSE", overflow="fold")
+    for state in sorted(states, key=_emptiness):
+        usage = state.usage
+        sizes = [size(n) for n in (usage.total, usage.used, usage.available)] if usage else ["-"] * 3
+        names = [_where(state.place, state.container), printable(state.mount.source), printable(state.mount.fstype)]
+        style = "bold yellow" if state.full else ""
+        cells = [*map(Text, names + sizes), Text(_share(usage), style=style)]
+        rows.add_row(*cells, *([Text(printable(state.error))] if explained else []))
+    return rows
+
+
+def _emptiness(state: CapacityState) -> tuple[bool, float, tuple[bool, list[str | int]]]:
+    usage = state.usage
+    share = usage.used / usage.total if usage and usage.total else 0.0
+    return usage is None, -share, place_order(state.place)
+
+
+def _share(usage: Usage | None) -> str:
+    return f"{100 * usage.used / usage.total:.0f} %" if usage and usage.total else "-"
+
+
+def _where(place: Place, container: Container | None) -> str:
+    if place.namespace == HOST:
+        return printable(place.mount_point)
+    return place_name(place, container.name if container else "")
 
 
 def _status(state: MountState) -> str:
@@ -152,6 +232,8 @@ def _cause(state: MountState) -> str:
         parts.append(printable(state.error))
     if state.stack:
         parts.append(f"hangs in {' < '.join(state.stack[:3])}")
+    if state.context:
+        parts.append(state.context)
     if state.stacked > 1:
         parts.append(f"{count(state.stacked, 'mount')} on this directory")
     return "; ".join(parts)
@@ -169,6 +251,20 @@ def summary(findings: Findings) -> str:
     if not findings.states:
         return "No remote or FUSE mounts here."
     return f"{count(len(findings.states), 'mount')}: {', '.join(tally)} ({findings.duration:.2f} s)"
+
+
+def capacity_summary(findings: Findings) -> str:
+    """One line below the capacity table."""
+    states = findings.capacity
+    full = sum(state.full for state in states)
+    if not states:
+        return "No file systems whose capacity is looked at."
+    return count(len(states), "file system") + (f", {full} full" if full else "")
+
+
+def note_lines(findings: Findings) -> list[str]:
+    """What was left out."""
+    return [name(note, 400) for note in findings.notes]
 
 
 def unmatched_lines(findings: Findings) -> list[str]:

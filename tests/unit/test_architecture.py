@@ -87,7 +87,12 @@ def test_pure_module_passes() -> None:
     assert impurities("\n".join(lines)) == []
 
 
-def test_probe_child_stands_alone() -> None:
-    """It runs under -I -S: nothing but the standard library can be imported there."""
-    tree = ast.parse((ROOT / "watcher/probing/child.py").read_text())
-    assert [name for _, name in imported(tree) if name.split(".")[0] not in sys.stdlib_module_names] == []
+@pytest.mark.parametrize(
+    ("path", "beside"),
+    [("probing/child.py", ()), ("probing/inside.py", ("child", "watcher.probing.child")), ("sources/titles.py", ())],
+)
+def test_children_stand_alone(path: str, beside: tuple[str, ...]) -> None:
+    """They run under -I -S: nothing but the standard library can be imported there, and what lies beside them."""
+    tree = ast.parse((ROOT / "watcher" / path).read_text())
+    names = [name for _, name in imported(tree) if name.split(".")[0] not in sys.stdlib_module_names]
+    assert [name for name in names if name.rpartition(".")[0] not in beside] == []

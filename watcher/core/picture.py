@@ -1,0 +1,88 @@
+"""All that is judged, as one: mounts, what lies under them, and how full they are.
+
+Passes events to each part and puts together what they say; judges nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from watcher.core.capacity import Capacity
+from watcher.core.filters import Filter
+from watcher.core.tracker import Tracker
+from watcher.core.underneath import Underneath
+from watcher.core.wording import count
+from watcher.model import Event, MountState, Probe, ProbeStarted, Transition
+
+
+class Rules(NamedTuple):
+    """What is judged, and by which measure."""
+
+    watched: Filter
+    any_type: Filter  # what may be looked at for its capacity
+    warn: float = 90.0  # percent from which on a file system is full
+    capacity: bool = False  # whether anybody wants to know how full they are
+
+
+class Picture:
+    """What the shell drives: events in, transitions out, probes due."""
+
+    def __init__(self, rules: Rules, *, grace_until: float = 0.0) -> None:
+        """`grace_until`: nothing becomes stale before it."""
+        self.tracker = Tracker(rules.watched, grace_until=grace_until)
+        self.capacity = Capacity(rules.watched, rules.any_type, warn=rules.warn, wanted=rules.capacity)
+        self._underneath = Underneath(rules.watched)
+
+    def handle(self, event: Event, now: float) -> list[Transition]:
+        """Take an event in; give what changed by it."""
+        return [
+            *self.tracker.handle(event, now),
+            *self._underneath.handle(event, now),
+            *self.capacity.handle(event, now),
+        ]
+
+    def configure(self, rules: Rules, now: float) -> list[Transition]:
+        """Judge by other rules from now on."""
+        return [
+            *self.tracker.configure(rules.watched, now),
+            *self._underneath.configure(rules.watched, now),
+            *self.capacity.configure(rules.watched, rules.any_type, now, warn=rules.warn, wanted=rules.capacity),
+        ]
+
+    def start_due(self, now: float) -> Sequence[Probe]:
+        """The probes to start now; they count as started."""
+        probes = self.tracker.due(now) + self.capacity.due(now)
+        for probe in probes:
+            self.handle(ProbeStarted(probe), now)
+        return probes
+
+    def next_due(self) -> float | None:
+        """When `start_due` or a Tick next has something to do."""
+        times = (self.tracker.next_due(), self.capacity.next_due())
+        return min((t for t in times if t is not None), default=None)
+
+    def take_rereads(self) -> set[str]:
+        """The namespaces whose table must be read again soon, each named once."""
+        return self.tracker.take_rereads() | self._underneath.take_rereads() | self.capacity.take_rereads()
+
+    def snapshot(self) -> list[MountState]:
+        """Every place as it stands now."""
+        return [*self.tracker.snapshot(), *self._underneath.snapshot()]
+
+    def problems(self) -> dict[str, str]:
+        """By namespace: what is not watched, and why."""
+        left_out = {
+            namespace: f"{count(number, 'more mount')} not watched, since there are too many"
+            for namespace, number in self.tracker.left_out().items()
+        }
+        return merged(left_out, self.capacity.problems())
+
+
+def merged(*sources: Mapping[str, str]) -> dict[str, str]:
+    """Problems by namespace, of several parts."""
+    out: dict[str, list[str]] = {}
+    for source in sources:
+        for namespace, words in source.items():
+            out.setdefault(namespace, []).append(words)
+    return {namespace: "; ".join(words) for namespace, words in out.items()}
