@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -39,17 +40,20 @@ except OSError:
 _SIZE_LIMIT = 1 << 22
 
 
-def may_hang(path: str, mounts: Sequence[Mount], fstypes: Sequence[str] = Watch().fstypes) -> bool:
-    """Whether `path`, or a link on the way to it, lies on a file system of these types (or an autofs trigger).
+@lru_cache(256)  # each of 200 containers has a configuration file to be looked for
+def _is_remote(fstype: str) -> bool:
+    return fstype == "autofs" or any(fnmatchcase(fstype, pattern) for pattern in Watch().fstypes)
+
+
+def may_hang(path: str, mounts: Sequence[Mount]) -> bool:
+    """Whether `path`, or a link on the way to it, lies on a file system that is watched by default (or autofs).
 
     Follows links itself, and looks at nothing beyond the first such mount.
     """
 
     def remote(at: str) -> bool:
         mount = mount_of(at, mounts)
-        return mount is not None and (
-            mount.fstype == "autofs" or any(fnmatchcase(mount.fstype, pattern) for pattern in fstypes)
-        )
+        return mount is not None and _is_remote(mount.fstype)
 
     at, rest, links = "/", path.split("/")[::-1], 0
     while rest:

@@ -79,6 +79,7 @@ class Daemon:
     async def run(self) -> int:
         """Serve until a signal; the exit code."""
         self._wake, self._wanted, self._reloading = asyncio.Event(), asyncio.Event(), asyncio.Lock()
+        self._containers_wanted = asyncio.Event()
         self._watching_containers: anyio.CancelScope | None = None
         self._children = Children()
         try:
@@ -132,6 +133,7 @@ class Daemon:
             reader=self._reader,
             host_mounts=lambda: self._mounts,
         )
+        self._want_containers(settings.watch.containers)
         self._handle(TableRead(HOST, self._mounts))
         self._prober.recall()
         self._configure_channels()
@@ -143,8 +145,7 @@ class Daemon:
             self._tasks = tasks
             await tasks.start(self._watch_signals)
             tasks.start_soon(self._read_tables)
-            if self._settings.watch.containers:
-                tasks.start_soon(self._read_containers)
+            tasks.start_soon(self._read_containers)
             tasks.start_soon(self._probe)
             tasks.start_soon(self._prober.watch_wedged)
             tasks.start_soon(self._sender.run)
@@ -180,7 +181,7 @@ class Daemon:
             before = self._picture.tracker.places(event.namespace)
             self._take(self._picture.handle(event, now), now)
             why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
-            self._narrator.places(before, self._picture.tracker.places(event.namespace), gone=why)
+            self._narrator.places(before, self._picture.tracker.places(event.namespace), now, gone=why)
             return
         if isinstance(event, TableUnreadable):
             log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
@@ -202,15 +203,25 @@ class Daemon:
             self._handle(event)
 
     async def _read_containers(self) -> None:
-        """Until the rules no longer want containers; then they are forgotten."""
-        with anyio.CancelScope() as self._watching_containers:
-            async with aclosing(self._containers.events()) as events:
-                async for event in events:
-                    self._handle(event)
-        for namespace in self._picture.tracker.namespaces():
-            if namespace != HOST:
-                self._handle(NamespaceGone(namespace, "no longer watched"))
-        self._watching_containers = None
+        """While the rules want containers; then they are forgotten."""
+        while True:
+            await self._containers_wanted.wait()
+            with anyio.CancelScope() as self._watching_containers:
+                async with aclosing(self._containers.events()) as events:
+                    async for event in events:
+                        self._handle(event)
+                        await anyio.lowlevel.checkpoint()  # two hundred tables are not one turn of the loop
+            for namespace in self._picture.tracker.namespaces():
+                if namespace != HOST:
+                    self._handle(NamespaceGone(namespace, "no longer watched"))
+
+    def _want_containers(self, wanted: bool) -> None:
+        if wanted:
+            self._containers_wanted.set()
+            return
+        self._containers_wanted.clear()
+        if self._watching_containers is not None:
+            self._watching_containers.cancel()
 
     async def _probe(self) -> None:
         """Start what is due, when it is due."""
@@ -252,18 +263,14 @@ class Daemon:
     def _apply(self, settings: Settings) -> None:
         if (settings.state, settings.paths) != (self._settings.state, self._settings.paths):
             log.warning("[state] and [paths] take effect at the next start")
-        wanted = settings.watch.containers and not self._settings.watch.containers
         self._settings = settings
         now, tracker = monotonic(), self._picture.tracker
         before = [(namespace, tracker.places(namespace)) for namespace in tracker.namespaces()]
         self._take(self._picture.configure(rules_of(settings), now), now)
         for namespace, places in before:
-            self._narrator.places(places, tracker.places(namespace), gone="no longer watched")
+            self._narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
         self._configure_channels()
-        if wanted:
-            self._tasks.start_soon(self._read_containers)
-        elif not settings.watch.containers and self._watching_containers is not None:
-            self._watching_containers.cancel()
+        self._want_containers(settings.watch.containers)
 
     def _configure_channels(self) -> None:
         notify = self._settings.notify

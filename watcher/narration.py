@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 
 from watcher.core.wording import count, name
@@ -11,6 +12,8 @@ from watcher.model import Change, Kind, Mount, Place, ProbeReport, Transition
 log = logging.getLogger(__name__)
 
 MAX_LISTED = 20  # mounts named when many come or go at once
+MINUTE = 60.0  # seconds in which the mounts of one namespace are spoken of
+MAX_TIMES = 20  # times
 VOID_EVERY = 60.0  # seconds between two lines about probes that said nothing
 _WIDTH = 200
 
@@ -21,19 +24,38 @@ class Narrator:
     def __init__(self) -> None:
         self._void_said = float("-inf")
         self._problems: dict[str, str] = {}
+        self._said: dict[str, deque[float]] = {}  # by namespace: when its mounts were spoken of
 
     def places(
-        self, before: Mapping[Place, Mount], after: Mapping[Place, Mount], *, gone: str = "no longer mounted"
+        self,
+        before: Mapping[Place, Mount],
+        after: Mapping[Place, Mount],
+        now: float,
+        *,
+        gone: str = "no longer mounted",
     ) -> None:
         """Which mounts came and went between two looks, and why they went."""
         came, went = [(p, m) for p, m in after.items() if p not in before], sorted(before.keys() - after.keys())
-        for place, mount in came[:MAX_LISTED]:
+        if not came and not went:
+            return
+        first = next(iter(after or before))
+        listed = self._budget(first.namespace, now)
+        for place, mount in came[:listed]:
             log.info("watching %s (%s, %s)", _place(place), name(mount.fstype), _source(mount.source))
-        for place in went[:MAX_LISTED]:
+        for place in went[:listed]:
             log.info("%s: %s", gone, _place(place))
-        more = max(0, len(came) - MAX_LISTED) + max(0, len(went) - MAX_LISTED)
-        if more:
+        more = max(0, len(came) - listed) + max(0, len(went) - listed)
+        if more and listed:
             log.info("and %s more", count(more, "mount"))
+        self._said[first.namespace].append(now)
+
+    def _budget(self, namespace: str, now: float) -> int:
+        """How many lines may be said of each kind: a container whose mounts come and go all the time is no news."""
+        said = self._said.setdefault(namespace, deque(maxlen=MAX_TIMES))
+        crowded = len(said) == MAX_TIMES and now - said[0] < MINUTE
+        if crowded:
+            said.pop()  # that the next is looked at in its turn
+        return 0 if crowded else MAX_LISTED
 
     def problems(self, problems: Mapping[str, str]) -> None:
         """What cannot be watched, by namespace; each said once."""

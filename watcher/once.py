@@ -237,7 +237,7 @@ def _filter(settings: Settings, paths: Sequence[str], timeout: float | None) -> 
 
     return Filter(
         fstypes=["*"] if paths else watch.fstypes,
-        include=paths or watch.include,
+        include=[_meant(glob) for glob in paths] or watch.include,
         exclude=() if paths else watch.exclude,
         show_only=() if paths else watch.show_only,
         pace=Pace(**once(pace._asdict())),
@@ -245,6 +245,11 @@ def _filter(settings: Settings, paths: Sequence[str], timeout: float | None) -> 
     )
 
 
+def _meant(glob: str) -> str:
+    """A path without a namespace is the host's: no container can stand in for a mount that is not there."""
+    return glob if glob.startswith((f"{HOST}:", "ct:", "server:")) else f"{HOST}:{glob}"
+
+
 def _matches(glob: str, states: Sequence[MountState]) -> bool:
-    patterns = MountPatterns([glob])
+    patterns = MountPatterns([_meant(glob)])
     return any(patterns.match(s.place, server_of(s.mount.fstype, s.mount.source)) for s in states)

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from watcher.core.capacity import CapacityState
 from watcher.core.filters import server_of
-from watcher.core.wording import CAUSES, cause_words, count, is_lossy, name, place_name, place_order, printable, size
+from watcher.core.wording import (
+    CAUSES,
+    cause_words,
+    container_name,
+    count,
+    is_lossy,
+    name,
+    place_order,
+    printable,
+    size,
+)
 from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Usage
 from watcher.once import Findings
 
@@ -214,7 +224,8 @@ def _share(usage: Usage | None) -> str:
 def _where(place: Place, container: Container | None) -> str:
     if place.namespace == HOST:
         return printable(place.mount_point)
-    return place_name(place, container.name if container else "")
+    inside = container_name(place.namespace, container.name if container else "")
+    return f"{inside} {printable(place.mount_point)}"
 
 
 def _status(state: MountState) -> str:
@@ -226,7 +237,7 @@ def _status(state: MountState) -> str:
 
 def _cause(state: MountState) -> str:
     parts = []
-    if state.cause is not None and state.cause in CAUSES:
+    if state.cause in CAUSES and state.status != "missing":  # which the status says already
         parts.append(cause_words(Kind.STALE, state.cause))
     if state.error:
         parts.append(printable(state.error))

@@ -8,11 +8,23 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 OWN_NAME = "bench"  # tells a forked child that has not yet become another program from one that has
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of wall time that the call took, and its result."""
+    began = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began, result
 
 
 def cpu() -> float:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from tests.bench import gauges
 from tests.bench.report import Figure, Row, Section, megabytes, number, percent, seconds
@@ -47,13 +48,13 @@ def _command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "watcher", *map(str, arguments)]
 
 
-def configuration(stage: Stage, url: str = NOWHERE) -> Path:
-    """The defaults, for our mounts alone, and one channel."""
+def configuration(stage: Stage, url: str = NOWHERE, *, include: str = "", paths: str = "") -> Path:
+    """The defaults, for our mounts alone (or those that `include` matches), and one channel; `paths`: more of these."""
     directory = stage.make_directory("service")
     path = Path(directory) / "config.toml"
     path.write_text(
-        f'[watch]\ninclude = ["{stage.directory}/*"]\n'
-        f'[state]\npath = "{directory}/state.db"\n[paths]\nruntime = "{directory}/run"\n'
+        f'[watch]\ninclude = ["{include or stage.directory + "/*"}"]\n'
+        f'[state]\npath = "{directory}/state.db"\n[paths]\nruntime = "{directory}/run"\n{paths}'
         f'[[notify.channels]]\nname = "gotify"\nurl = "{url}"\n'
     )
     path.chmod(0o600)
@@ -63,21 +64,41 @@ def configuration(stage: Stage, url: str = NOWHERE) -> Path:
 # ---- at rest
 
 
-def idle(stage: Stage, count: int, duration: float) -> Section:
-    mounts = stage.mounts(count)
-    with running(configuration(stage), mounts) as pid:
+class Rest(NamedTuple):
+    """What a service at rest used."""
+
+    share: float  # percent of one core, with its children
+    memory: tuple[int, int]  # bytes resident at the end, and at most
+    questions: float  # to each mount
+
+
+def at_rest(config: Path, mounts: Sequence[FuseMount], duration: float) -> Rest:
+    """The service with this configuration, for `duration` seconds after its start."""
+    with running(config, mounts) as pid:
         asked, began, cpu = sum(map(_asked, mounts)), time.monotonic(), gauges.cpu_of(pid)
         time.sleep(duration)
         share = 100 * (gauges.cpu_of(pid) - cpu) / (time.monotonic() - began)
         asked = sum(map(_asked, mounts)) - asked
-        resident, peak = gauges.memory(pid, "VmRSS"), gauges.memory(pid)
+        memory = gauges.memory(pid, "VmRSS"), gauges.memory(pid)
+    return Rest(share, memory, asked / len(mounts))
+
+
+def idle(stage: Stage, count: int, duration: float) -> Section:
+    rest = at_rest(configuration(stage), stage.mounts(count), duration)
+    heading = f"The service at rest, {count} mounts, defaults, over {duration:g} s"
+    return heading, rest_rows(rest, duration, share=0.2, memory=45e6)
+
+
+def rest_rows(rest: Rest, duration: float, *, share: float, memory: float) -> list[Row]:
+    """`share` (percent) and `memory` (bytes) are the targets."""
+    resident, peak = rest.memory
     # A minute holds one round in which directories are read, a shorter time maybe none: the target is the minute's.
-    target = percent(0.2) if duration >= 60 else None
-    return f"The service at rest, {count} mounts, defaults, over {duration:g} s", [
-        Row("processor time, of one core, with children", percent(share), target=target),
-        Row("resident memory", megabytes(resident), target=megabytes(45e6)),
+    target = percent(share) if duration >= 60 else None
+    return [
+        Row("processor time, of one core, with children", percent(rest.share), target=target),
+        Row("resident memory", megabytes(resident), target=megabytes(memory)),
         Row("resident memory at its peak", megabytes(peak)),
-        Row("questions to each mount", number(asked / count)),
+        Row("questions to each mount", number(rest.questions)),
     ]
 
 

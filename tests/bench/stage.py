@@ -16,7 +16,7 @@ from tests.fakes.fuse_server import mount, unmount
 
 
 class Unavailable(Exception):
-    """This machine or user cannot mount FUSE; its text says why."""
+    """This machine or user lacks what is needed to measure; its text goes on "needs ..."."""
 
 
 class Stage:

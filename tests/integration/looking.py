@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from subprocess import PIPE
 from time import monotonic
 from typing import Any, TypeVar
 
+from tests.fakes.containers import Containers
 from tests.fakes.fuse import FuseMount
 from watcher import procfs
 from watcher.children import Children
@@ -258,26 +260,52 @@ class Outcome:
         document: dict[str, Any] = json.loads(self.stdout)
         return document
 
-    def mount(self, path: bytes | str) -> dict[str, Any]:
-        """The entry of one mount point that is plain text."""
-        (found,) = [m for m in self.document["mounts"] if m["target"] == os.fsdecode(path)]
+    def mount(self, path: bytes | str, namespace: str = HOST, *, key: str = "mounts") -> dict[str, Any]:
+        """The entry of one mount point that is plain text; `key`: of "mounts" or of "capacity"."""
+        wanted = (namespace, os.fsdecode(path))
+        (found,) = [m for m in self.document[key] if (m["namespace"], m["target"]) == wanted]
         entry: dict[str, Any] = found
         return entry
 
+    def notes_on(self, namespace: str) -> list[str]:
+        """What is said to be unseen or unwatched of one container."""
+        ctid = namespace.removeprefix("ct:")
+        return [note for note in self.document["notes"] if re.match(rf"CT {re.escape(ctid)}\b", note)]
+
+
+def not_ours() -> list[str]:
+    """Patterns of the containers of other sessions on this machine: ours have ids that begin with our pid.
+
+    Whoever asks their mounts would leave threads in what they let hang.
+    """
+    own = str(os.getpid())
+    return [f"ct:{own[:n]}[!{digit}]*" for n, digit in enumerate(own)]
+
 
 class Command:
-    """`watcher` with a configuration of its own, which watches below one directory."""
+    """`watcher` with a configuration of its own, which watches below one directory, and in no container."""
 
     def __init__(self, directory: Path, *, watch: Path | None = None) -> None:
         self.runtime, self.state = directory / "run", directory / "state" / "state.db"
         self.config = directory / "config.toml"
         self.sections: dict[str, str] = {
-            "watch": f"include = [{json.dumps(f'{watch or directory}/*')}]",
+            "watch": f"include = [{json.dumps(f'{watch or directory}/*')}]\ncontainers = false",
             "probe": 'timeout = "1s"\nalarm_after = "20s"',
             "state": f"path = {json.dumps(str(self.state))}",
             "paths": f"runtime = {json.dumps(str(self.runtime))}",
         }
         self.extra = ""
+        self.write()
+
+    def look_into(self, lxc: Containers, **watch: Sequence[str]) -> None:
+        """Watch also what this session's containers that there are by now have mounted; `watch`: keys of [watch]."""
+        include = [f"{self.config.parent}/*", *(f"{ct.namespace}:*" for ct in lxc.containers)]
+        keys = {"include": include, "exclude": not_ours()} | watch
+        self.sections["watch"] = "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
+        cgroup = f"\ncgroup = {json.dumps(lxc.cgroup_path)}" if lxc.cgroup_path else ""
+        self.sections["paths"] = (
+            f"runtime = {json.dumps(str(self.runtime))}\nlxc_config = {json.dumps(lxc.lxc_config_dirs)}{cgroup}"
+        )
         self.write()
 
     def write(self) -> None:

@@ -30,8 +30,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from tests.fakes.containers import Containers
 from tests.fakes.fuse import MS_BIND, FuseMount, FuseServer
 from tests.fakes.fuse_server import mount, unmount
+from tests.integration.looking import not_ours
 
 LIMIT = 30.0  # seconds for anything that takes a second or two: past it, it does not happen
 POLL = 0.02  # seconds between two looks at what tells of no change (/proc)
@@ -296,18 +298,29 @@ class Site:
         group_wait: str = "300ms",
         exclude: Sequence[str] = (),
         state: str = "state",
+        lxc: Containers | None = None,
         more: str = "",
         **probe: str,
     ) -> str:
-        """A configuration. `channels`: name to URL, or to a whole line such as `url_file = "…"`; `probe`: over FAST."""
-        lines = ["[watch]", f"include = {toml([self.place('*')])}", f"exclude = {toml(exclude)}"]
+        """A configuration. `channels`: name to URL, or to a whole line such as `url_file = "…"`; `probe`: over FAST.
+
+        With `lxc` the containers that it has by now are watched, too: others on this machine are none of ours.
+        """
+        include = [self.place("*"), *(f"{ct.namespace}:*" for ct in lxc.containers)] if lxc else [self.place("*")]
+        exclude = [*exclude, *(not_ours() if lxc else ())]
+        lines = ["[watch]", f"include = {toml(include)}", f"exclude = {toml(exclude)}"]
+        lines.append(f"containers = {'true' if lxc else 'false'}")
         lines += ["[probe]", *(f"{key} = {toml(value)}" for key, value in (FAST | probe).items())]
         lines += ["[notify]", f"on = {toml(on)}", f"group_wait = {toml(group_wait)}"]
         for name, url in (channels or {}).items():
             source = url if " = " in url else f"url = {toml(url)}"
             lines += ["[[notify.channels]]", f"name = {toml(name)}", source]
         lines += ["[state]", f"path = {toml(str(self.path / state / 'state.db'))}"]
-        lines += ["[paths]", f"runtime = {toml(str(self.path / state / 'run'))}", more]
+        lines += ["[paths]", f"runtime = {toml(str(self.path / state / 'run'))}"]
+        if lxc:
+            lines.append(f"lxc_config = {toml(lxc.lxc_config_dirs)}")
+            lines += [f"cgroup = {toml(lxc.cgroup_path)}"] if lxc.cgroup_path else []
+        lines.append(more)
         return "\n".join(lines) + "\n"
 
     def write_config(self, *arguments: Any, **options: Any) -> None:

@@ -40,6 +40,33 @@ SECTIONS = {
         "resident memory at its peak",
         "questions to each mount",
     ],
+    "6 containers with 4 mounts each": [
+        "who runs, their names and tables: a first look",
+        "the same: processor time",
+        "the same without their names",
+        "another look, nothing has changed",
+        "one sweep",
+        "one sweep: processor time",
+        "one sweep, directories read too",
+        "one sweep, 2 of the containers in user namespaces of their own",
+        "judging: all tables taken in",
+        "judging: what is due, when all is",
+        "judging: the reports of one sweep",
+        "judging: when something is due next",
+        "judging: how all of it stands",
+    ],
+    "A container starts or stops -> known (median of 2)": [
+        "from its first process until its mounts are known",
+        "the longest",
+        "from the death of its init until it is forgotten",
+        "the longest",
+    ],
+    "The service at rest, 3 containers with 2 mounts each, defaults, over 0.5 s": [
+        "processor time, of one core, with children",
+        "resident memory",
+        "resident memory at its peak",
+        "questions to each mount",
+    ],
 }
 
 
@@ -54,6 +81,7 @@ def processes_with(marker: str) -> set[str]:
 
 
 @pytest.mark.kernel
+@pytest.mark.cgroups
 def test_the_quick_benchmark_prints_every_row_and_leaves_nothing(tmp_path: Path) -> None:
     marker = f"MOUNTWATCH_TEST={tmp_path}"
     environ = os.environ | {"TMPDIR": str(tmp_path)} | dict([marker.split("=", 1)])

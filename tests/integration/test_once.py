@@ -74,7 +74,7 @@ def test_document(fuse: FuseServer, place: MakeDir, command: Command) -> None:
     after = datetime.now(UTC)
     document = outcome.document
     assert outcome.code == 2
-    assert set(document) == {"host", "checked_at", "duration_seconds", "summary", "mounts"}
+    assert set(document) == {"host", "checked_at", "duration_seconds", "summary", "mounts", "capacity", "notes"}
     assert document["host"] == socket.gethostname()
     assert before <= utc(document["checked_at"]) <= after
     assert 0 < document["duration_seconds"] < LIMIT
@@ -470,11 +470,13 @@ def test_no_progress_elsewhere(fuse: FuseServer, place: MakeDir, command: Comman
         ["--json"],
         ["--path", "/x"],
         ["--timeout", "2s"],
+        ["--capacity"],
         ["--once", "--timeout", "2"],
         ["--once", "--timeout", "0s"],
         ["--once", "--timeout", "1h"],
         ["--once", "--timeout"],
         ["--once", "check-config"],
+        ["--capacity", "check-config"],
         ["--once", "surplus"],
     ],
     ids=" ".join,

@@ -48,7 +48,7 @@ async def test_a_signal_ends_it_in_good_order_while_all_is_well(site: Site, numb
         await service.wait_for_line("watching")
         assert await service.end(number) == 0
         assert service.found(rf"stopping \({number.name}\)")
-        assert service.processes() == []
+        await service.wait_until(lambda: service.processes() == [], "no child is left")
 
 
 async def test_a_signal_while_probes_are_being_started_leaves_nothing_behind(site: Site) -> None:

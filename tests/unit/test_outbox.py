@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
-from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.incidents import INSIDE, Condition, Incident, Member
 from watcher.core.outbox import (
     BACKOFF_FIRST,
     BACKOFF_LAST,
     REMOUNT_WAIT,
+    Lately,
     News,
     Told,
     Topic,
@@ -22,7 +23,7 @@ from watcher.core.outbox import (
     retry_after,
     told_now,
 )
-from watcher.model import Kind
+from watcher.model import Kind, Place, Subject, Superblock
 
 DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED
 WAIT = 3.0
@@ -212,3 +213,47 @@ def test_that_it_was_mounted_anew_there_is_news_once() -> None:
 
 def test_who_was_told_of_the_leaving_along_with_other_news_still_hears_of_the_remount() -> None:
     assert news_of(split(REMOUNTED), told(DOWN, GONE), group_wait=WAIT) is not None
+
+
+# ---- containers whose mounts die and come back all day
+
+
+FUSE_INSIDE = Superblock("0:9", "/", "fuse.x", "x")
+
+
+def swings(group: str) -> list[float]:
+    """When a channel is told of a mount that is down for five seconds of each thirty, in six hours."""
+    about = Subject(FUSE_INSIDE, (Place("ct:101", "/x"),), "")
+    ledger: dict[int, Told] = {}
+    lately: dict[str, Lately] = {}
+    sent: list[float] = []
+    for n in range(720):
+        down = Member(Kind.STALE, about, DOWN, 30.0 * n, 30.0 * n)
+        opened = Incident(n, group, None, 30.0 * n, (down,))
+        closed = replace(opened, members=(replace(down, condition=OK, changed=30.0 * n + 5),), closed=30.0 * n + 5)
+        for one, until in ((opened, 30.0 * n + 5), (closed, 30.0 * n + 30)):
+            for news in pending([one], ledger, now=until, group_wait=WAIT, max_age=86400, lately=lately):
+                if news.due <= until:
+                    sent.append(news.due)
+                    ledger[n] = told_now(one, news.due, ledger.get(n))
+                    if INSIDE in group:
+                        lately[group] = lately.get(group, Lately(0, news.due)).once_more(news.due)
+    return sent
+
+
+def test_a_container_cannot_flood_us() -> None:
+    inside, on_host = swings("fuse in ct:101"), swings("server nas01")
+    assert len(on_host) == 1440
+    assert len(inside) <= 30
+    assert len([at for at in inside if at <= 60]) == 4  # what happens once or twice is told at once
+
+
+def test_the_host_does_not_wait_for_what_containers_have_said() -> None:
+    """Its server's mounts in a container have flapped for hours when the host's own dies."""
+    parts = incident((DOWN, 100))
+    (old,) = parts.members
+    inside = replace(old, subject=replace(old.subject, places=(Place("ct:101", "/x"),)))
+    host = replace(old, slot=1, changed=5000.0, subject=subject("/mnt/nas", device="0:77"))
+    news = news_of(replace(parts, members=(inside, host)), Told({0: DOWN}, 4990.0, times=20), group_wait=WAIT)
+    assert news is not None
+    assert news.due == 5003.0

@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.mounts import ROOT, mount, watching
 from watcher.core.places import Standing, arrange, superblock_of
-from watcher.model import HOST, Mount, Pace, Place, Superblock
+from watcher.model import HOST, Container, Mount, Pace, Place, Superblock
 
 
 def standings(*mounts: Mount, **rules: list[str]) -> list[Standing]:
@@ -94,3 +94,12 @@ def test_below_a_file_system_of_a_trigger_is_not_on_the_trigger() -> None:
     outer = mount("/net/nas", mount_id=3, parent=2)
     inner = mount("/net/nas/sub", mount_id=4, parent=3, device="0:51", root="/sub")
     assert [s.idles_out for s in standings(trigger, outer, inner)] == [True, False]
+
+
+def test_what_lies_too_deep_in_a_container_is_left_out() -> None:
+    stack = [mount("/x", mount_id=100 + n, parent=99 + n if n else 1, fstype="tmpfs") for n in range(70)]
+    deep = mount("/x/y", mount_id=200, parent=169, fstype="fuse.x")
+    inside = Container("101", 5, 5)
+    arrangement = arrange("ct:101", [ROOT, *stack, deep], watching(), inside)
+    assert (arrangement.standings, arrangement.left_out) == ((), 1)
+    assert len(arrange(HOST, [ROOT, *stack, deep], watching()).standings) == 1

@@ -6,6 +6,7 @@ from tests.unit.mounts import (
     Loop,
     answered,
     error,
+    failed,
     good,
     mount,
     no_answer_inside,
@@ -178,7 +179,69 @@ def test_one_tables_news_is_no_other_ones_matter() -> None:
     assert loop.tracker.take_rereads() == {"ct:102"}
     loop.contained(CT2)  # and by a second
     assert {s.place.namespace for s in loop.tracker.snapshot()} == {HOST, "ct:101"}
-    assert loop.changes() == [(Kind.VANISHED, Change.BEGAN)]
+
+
+# ---- what vanishes inside
+
+
+VANISHED = (Kind.VANISHED, Change.BEGAN)
+
+
+def test_what_vanishes_in_a_container_is_said_when_it_stays_away() -> None:
+    loop = watch()
+    loop.contained(CT1, OWN)
+    loop.run(5)
+    loop.contained(CT1)
+    loop.run(15)
+    assert loop.changes() == []
+    loop.run(10)
+    assert loop.changes() == [VANISHED]
+    loop.contained(CT1, OWN)
+    loop.run(5)
+    assert loop.changes() == [VANISHED, (Kind.VANISHED, Change.ENDED)]
+
+
+def test_a_container_that_unmounts_and_stops_is_forgotten_silently() -> None:
+    loop = watch()
+    loop.contained(CT1, OWN)
+    loop.run(5)
+    loop.contained(CT1)
+    loop.run(5)
+    loop.stopped(CT1)
+    loop.run(100)
+    assert loop.changes() == []
+
+
+def test_a_container_that_stops_later_ends_what_was_said_of_it() -> None:
+    loop = watch()
+    loop.contained(CT1, OWN)
+    loop.run(5)
+    loop.contained(CT1)
+    loop.run(30)
+    loop.stopped(CT1)
+    assert loop.changes() == [VANISHED, (Kind.VANISHED, Change.GONE)]
+    assert loop.transitions[-1].reason == "container stopped"
+
+
+def test_a_container_cannot_use_up_what_is_remembered_of_the_host() -> None:
+    loop = watch(NAS)
+    for start in range(0, 1000, 250):
+        loop.contained(
+            CT1,
+            *[
+                OWN._replace(mount_point=f"/m/{n}", mount_id=500 + n, device=f"1:{n}")
+                for n in range(start, start + 250)
+            ],
+        )
+        loop.run(12)
+        loop.contained(CT1)
+        loop.run(1)
+    loop.run(30)
+    assert 0 < len(loop.transitions) <= 64
+    loop.transitions.clear()
+    loop.mounted()
+    loop.run(1)
+    assert loop.changes() == [VANISHED]
 
 
 # ---- host ok, container old
@@ -340,6 +403,77 @@ def test_a_place_that_leads_elsewhere_does_not_spoil_the_others() -> None:
     assert loop.changes() == [BEGAN]
 
 
+def test_one_refusal_from_inside_is_no_verdict_for_ever() -> None:
+    loop = watch()
+    loop.contained(CT2, OWN)
+    loop.run(12)
+    loop.answers[OWN_SB] = error(errno.EACCES)
+    loop.run(20)
+    loop.answers[OWN_SB] = lambda asked, now: (
+        answered(asked, now) if asked.user_namespace else failed(asked, now, errno.EACCES),
+        0.01,
+    )
+    loop.run(15)
+    assert at(loop, "ct:102", "/own").status == "ok"
+
+
+def test_a_container_whose_probes_are_not_let_through_hides_no_other_ones_mount() -> None:
+    """An old mount of the host's in two containers, of which one has all its threads hanging."""
+    own = OWN._replace(mount_point="/mnt/own")
+    loop = watch(own)
+    loop.contained(CT1, OWN)
+    loop.contained(CT3, OWN)
+    loop.run(1)
+    loop.mounted()
+
+    def crowded(asked: Probe, now: float) -> tuple[ProbeReport, float]:
+        if asked.place.namespace == "ct:101":
+            return ProbeReport(asked, Verdict.VOID, now, note="full"), 0.01
+        return failed(asked, now, errno.ENOTCONN), 0.01
+
+    loop.answers[OWN_SB] = crowded
+    loop.run(60)
+    assert BEGAN in loop.changes()
+
+
+def test_read_only_in_one_container_is_not_read_only_in_the_other() -> None:
+    loop = watch()
+    loop.contained(CT1, BIND._replace(options="ro,relatime"))
+    loop.contained(CT3, BIND)
+    loop.answers[SB] = lambda asked, now: (answered(asked, now, readonly=asked.place.namespace == "ct:101"), 0.01)
+    loop.run(30)
+    assert [at(loop, ns, "/media").status for ns in ("ct:101", "ct:103")] == ["readonly", "ok"]
+    loop.contained(CT3)
+    loop.run(30)
+    loop.contained(CT3, BIND)
+    loop.run(30)
+    assert [t for t in loop.transitions if t.kind is Kind.READONLY] == []
+
+
+def test_what_a_container_put_in_the_place_of_its_dead_mount_is_not_taken_for_told() -> None:
+    """It binds the host's share where its own dead mount was told of; then the share dies."""
+    loop = watch(NAS)
+    loop.contained(CT1, OWN)
+    loop.answers[OWN_SB] = error(errno.EIO)
+    loop.run(30)
+    loop.contained(CT1, BIND._replace(mount_point="/own"))
+    loop.answers[SB] = silent
+    loop.run(60)
+    incidents = incidents_of(loop.transitions)
+    assert sorted((i.group, i.closed is None) for i in incidents) == [("fuse in ct:101", False), ("server nas01", True)]
+
+
+def test_a_mount_that_moves_about_is_one_member_not_one_for_each_place() -> None:
+    loop = watch(NAS)
+    loop.answers[SB] = silent
+    loop.run(40)
+    for n in range(300):
+        loop.contained(CT1, BIND._replace(mount_point=f"/m/{n}"))
+    (incident,) = incidents_of(loop.transitions)
+    assert len(incident.members) == 2
+    assert all(len(m.subject.places) <= 65 for m in incident.members)
+
+
 # ---- frozen
 
 
@@ -380,6 +514,19 @@ def test_after_the_thaw_the_full_patience_holds() -> None:
     loop.run(40)
     (alarm,) = loop.transitions
     assert alarm.at - thawed >= 20
+
+
+def test_what_was_dead_before_stays_so_while_frozen_and_ends_with_the_container() -> None:
+    loop = watch()
+    loop.contained(CT1, OWN)
+    loop.answers[OWN_SB] = error(errno.EIO)
+    loop.run(30)
+    loop.contained(FROZEN, OWN)
+    loop.run(30)
+    state = at(loop, "ct:101", "/own")
+    assert (state.status, state.error) == ("stale", "Input/output error (EIO)")
+    loop.stopped(CT1)
+    assert loop.changes() == [BEGAN, GONE]
 
 
 def test_frozen_for_too_long_it_is_judged() -> None:

@@ -89,7 +89,7 @@ class Capacity:
                     if filesystem.wedged == event.wedged:
                         filesystem.wedged, filesystem.next_at = None, now
             case StillWedged():
-                if found := self._find(event.superblock):
+                if (found := self._find(event.superblock)) and found.wedged is None:
                     found.wedged, found.error = event.wedged, "an earlier probe still hangs in it"
             case _:
                 pass  # the time and unreadable tables change nothing here

@@ -62,6 +62,8 @@ class MountPatterns:
             else:
                 plain.append(glob)
         self._plain, self._qualified, self._server = _any_of(plain), _any_of(qualified), _any_of(servers)
+        self.none = not (plain or qualified or servers)
+        self.all = "*" in plain
 
     def match(self, place: Place, server: str | None) -> bool:
         return (
@@ -95,16 +97,23 @@ class Filter:
         # An autofs trigger is never asked: statfs would mount what it stands for.
         if mount.fstype == "autofs" or not self._fstype(mount.fstype):
             return False
+        if self._include.all and self._exclude.none:
+            return True
         place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)
         return self._include.match(place, server) and not self._exclude.match(place, server)
 
     def shows_only(self, namespace: str, mount: Mount) -> bool:
         """Shown and probed, never alarmed."""
-        place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)
-        return self._show_only_type(mount.fstype) or self._show_only_place.match(place, server)
+        if self._show_only_type(mount.fstype):
+            return True
+        if self._show_only_place.none:
+            return False
+        return self._show_only_place.match(Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source))
 
     def pace(self, namespace: str, mount: Mount) -> Pace:
         """The [probe] settings for this mount; of several overrides the later wins, key by key."""
+        if not self._overrides:
+            return self._pace
         place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)
         changes: dict[str, float] = {}
         for patterns, wanted in self._overrides:

@@ -96,6 +96,8 @@ class Filesystem:
         if report.verdict is not Verdict.ANSWERED and ours and self._has_another_way(report, absent):
             self.next_at = now
             return False
+        if ours and not report.probe.user_namespace and report.verdict is not Verdict.ANSWERED:
+            self.refused_inside = False  # the host is none the wiser: ask inside again
         self.judged, self.fruitless = True, 0
         self.next_at = max(now, on_grid(report.started, INTERVAL))
         self.usage, self.error = _usage_of(report), _error_of(report)
@@ -107,8 +109,9 @@ class Filesystem:
     def _learned_nothing(self, report: ProbeReport, now: float) -> None:
         self.fruitless += 1
         pause = 1
-        if report.verdict is Verdict.NOT_THIS_MOUNT:
+        if report.verdict is Verdict.NOT_THIS_MOUNT or report.probe.lane:
             self.lost.add(report.probe.place)
+        if report.verdict is Verdict.NOT_THIS_MOUNT:
             pause = min(self.fruitless, MAX_PAUSE)
         self.next_at = now + VOID_RETRY * pause
         if self.usage is None:

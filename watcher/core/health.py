@@ -141,10 +141,10 @@ class Health:
         self.judged = False
 
     def forget_failure(self) -> None:
-        """What looked like a failure was another mount's: start anew, silently."""
+        """What looked like a failure was another mount's: start anew, silently. What was alarmed stays so."""
         if self.reach is Reach.SUSPECT:
             self.reach = Reach.UNKNOWN
-        self._clear()
+            self._clear()
 
     def fail_since(self, since: float, error: str) -> None:
         """Known from an earlier run to hang since then."""

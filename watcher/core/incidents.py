@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from watcher.core.filters import server_of
 from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Superblock, Transition
 
+INSIDE = " in ct:"  # in the group of what a container serves itself
+MAX_LEFT = 64  # places of which it is remembered that a dead mount has left them
 WATCHER = "watcher"  # the group of what concerns the watcher itself
 
 MemberKey = tuple[Kind, Superblock, tuple[Place, ...]]
@@ -60,6 +62,21 @@ class Member:
         by_place = self.kind is Kind.VANISHED or self.split_from is not None
         return self.kind, self.subject.superblock, self.subject.places if by_place else ()
 
+    def without(self, places: Collection[Place]) -> Member | None:
+        """Of a member set apart, what is not in these places, where it stands again; None if nothing is left of it."""
+        if self.split_from is None or not self.stands_at(places):
+            return self
+        rest = tuple(p for p in self.subject.places if p not in places)
+        return replace(self, subject=replace(self.subject, places=rest)) if rest else None
+
+    def held_all_of(self, other: Member) -> bool:
+        """Whether each of the other's places was its own."""
+        return bool(other.subject.places) and set(other.subject.places) <= set(self.subject.places)
+
+    @property
+    def is_on_host(self) -> bool:
+        return any(place.namespace == HOST for place in self.subject.places)
+
     def stands_at(self, places: Collection[Place]) -> bool:
         return any(place in places for place in self.subject.places)
 
@@ -93,8 +110,7 @@ class Incident:
             taken = replace(member, slot=slot)
             members = tuple(taken if m.slot == slot else m for m in self.members)
         if member.condition is Condition.DOWN and member.kind is not Kind.VANISHED:
-            # Where it stands again it is no longer gone.
-            members = tuple(m for m in members if m.split_from is None or not m.stands_at(member.subject.places))
+            members = tuple(kept for m in members if (kept := m.without(member.subject.places)) is not None)
         still_down = any(m.condition is Condition.DOWN for m in members)
         return replace(self, members=members, closed=None if still_down else now)
 
@@ -103,9 +119,15 @@ class Incident:
         rest = tuple(p for p in whole.subject.places if p not in left.subject.places)
         if not rest:
             return self
-        smaller = replace(whole, subject=replace(whole.subject, places=rest))
+        others = [replace(m, subject=replace(m.subject, places=rest)) if m is whole else m for m in self.members]
+        for n, m in enumerate(others):
+            if m.split_from == whole.slot and (m.condition, m.reason) == (left.condition, left.reason):
+                # One that moves about, time and again, is no new member each time.
+                places = tuple(dict.fromkeys((*m.subject.places, *left.subject.places)))[-MAX_LEFT:]
+                others[n] = replace(m, subject=replace(m.subject, places=places), changed=left.changed)
+                return replace(self, members=tuple(others))
         apart = replace(left, since=whole.since, slot=self._next_slot, split_from=whole.slot)
-        return replace(self, members=(*(smaller if m.slot == whole.slot else m for m in self.members), apart))
+        return replace(self, members=(*others, apart))
 
     @property
     def _next_slot(self) -> int:
@@ -116,14 +138,16 @@ def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
     """(group, server): what shares a cause. A container's FUSE mount cannot claim a server of the host's."""
     if kind is Kind.WATCHER:
         return WATCHER, None
+    server = server_of(subject.fstype, subject.source)
+    inside = {p.namespace for p in subject.places}
+    if subject.fstype.startswith("fuse") and len(inside) == 1 and HOST not in inside:
+        # One message for all that a container serves itself, whatever it calls that.
+        return f"{'full' if kind is Kind.FULL else 'fuse'}{INSIDE}{inside.pop().removeprefix('ct:')}", None
     if kind is Kind.FULL:
         # A disk can be full for weeks, and nothing else that happens to its server has to do with it.
         return f"full {' '.join(subject.superblock)}", None
-    server = server_of(subject.fstype, subject.source)
-    fuse = subject.fstype.startswith("fuse")
-    if fuse and (inside := {p.namespace for p in subject.places}) and HOST not in inside:
-        # One message for all that a container runs itself; only lxcfs, the host's, is in several.
-        return (f"fuse in {inside.pop()}" if len(inside) == 1 else f"superblock {' '.join(subject.superblock)}"), None
+    if subject.fstype.startswith("fuse") and HOST not in inside:
+        return f"superblock {' '.join(subject.superblock)}", None  # lxcfs: the host's, in several containers
     if server is not None:
         return f"server {server}", server
     return "superblock " + " ".join(subject.superblock), None
@@ -183,9 +207,12 @@ class Incidents:
     def _began(self, member: Member, at: float) -> Incident:
         group, server = group_of(member.subject, member.kind)
         for incident in self._all.values():
-            # Mounted anew in the place of a dead one, and dead itself: the same trouble goes on.
+            # Mounted anew in the place of a dead one, and dead itself: the same trouble goes on. Not if it stands
+            # elsewhere, too, or a container has put something else there: it would be taken for told.
             for old in incident.members:
-                if old.kind is not member.kind or not old.stands_at(member.subject.places):
+                if old.kind is not member.kind or not old.held_all_of(member):
+                    continue
+                if incident.group != group and not member.is_on_host:
                     continue
                 if old.condition is Condition.GONE:
                     return incident.with_member(replace(member, since=old.since), at, replacing=old.key)

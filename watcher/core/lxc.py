@@ -13,6 +13,7 @@ from watcher.core.mountinfo import Tree
 from watcher.model import Mount
 
 COMM = b"lxc-start"
+PATH_MAX = 4096  # linux/limits.h
 NAME_LIMIT = 64  # characters: HOST_NAME_MAX (gethostname(2))
 
 _ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -187,6 +188,11 @@ def _as_name(value: bytes) -> str:
 def whole_lines(table: bytes, limit: int) -> bytes:
     """At most the first `limit` bytes, cut behind a line."""
     return table if len(table) <= limit else table[: table.rfind(b"\n", 0, limit) + 1]
+
+
+def of_bearable_length(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Those that a path can name: by chdir(2) and mount(2) on "." a mount point can be made of any length."""
+    return tuple(m for m in mounts if len(m.mount_point) < PATH_MAX and len(m.root) < PATH_MAX)
 
 
 def root_of(mounts: Sequence[Mount]) -> tuple[str, str] | None:

@@ -132,7 +132,8 @@ class Tree:
 
 def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
     """The visible mount on which an absolute, normalised path without symlinks lies."""
-    above = [m for m in mounts if path == m.mount_point or is_below(path, m.mount_point)]
+    way = {"/", path, *_prefixes(path, "/")}
+    above = [m for m in mounts if m.mount_point in way]
     tree = Tree(above)
     return max((m for m in above if tree.is_visible(m)), key=lambda m: len(m.mount_point), default=None)
 

@@ -18,6 +18,7 @@ LATE_AFTER = 60.0  # a message this much behind its time says that it is late
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 600.0
 CHATTY = 3  # messages about one incident, after which updates pause: for a minute, then twice that, up to an hour
 UPDATE_FIRST, UPDATE_LAST = 60.0, 3600.0
+FORGET = 2 * UPDATE_LAST
 
 
 class Topic(enum.StrEnum):
@@ -42,6 +43,16 @@ class Told:
     @property
     def down(self) -> set[int]:
         return {k for k, c in self.conditions.items() if c is Condition.DOWN}
+
+
+class Lately(NamedTuple):
+    """What a channel was told of the mounts that one container serves itself."""
+
+    times: int  # messages; FORGET seconds of silence and it starts anew
+    at: float  # the last of them
+
+    def once_more(self, now: float) -> Lately:
+        return Lately(1 if now - self.at > FORGET else self.times + 1, now)
 
 
 class News(NamedTuple):
@@ -70,14 +81,21 @@ def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News
         return News(incident, topic, _settled(ended))
     if more:
         due = min(m.changed for m in more) + group_wait
-        return News(incident, Topic.UPDATE, max(due, _rest_until(told)) if told.down else due)
+        waits = told.down and not _is_first_on_host(incident, more, told)
+        return News(incident, Topic.UPDATE, max(due, _rest_until(told)) if waits else due)
     if ended:
         due = max(_settled(ended), min(m.changed for m in ended) + group_wait)
         return News(incident, Topic.PARTIAL, max(due, _rest_until(told)))
     return None
 
 
-def _rest_until(told: Told) -> float:
+def _is_first_on_host(incident: Incident, more: Iterable[Member], told: Told) -> bool:
+    """Whether the host itself is hit only now: that must not wait for what containers have said so often."""
+    before = [m for m in incident.members if m.slot in told.down]
+    return any(m.is_on_host for m in more) and not any(m.is_on_host for m in before)
+
+
+def _rest_until(told: Told | Lately) -> float:
     """Before which no more is said of an incident that goes on: mounts that die one by one are not one message each."""
     if told.times < CHATTY:
         return told.at
@@ -105,16 +123,33 @@ def is_expired(news: News, told: Told | None, *, now: float, max_age: float) -> 
 
 
 def pending(
-    incidents: Iterable[Incident], ledger: Mapping[int, Told], *, now: float, group_wait: float, max_age: float
+    incidents: Iterable[Incident],
+    ledger: Mapping[int, Told],
+    *,
+    now: float,
+    group_wait: float,
+    max_age: float,
+    lately: Mapping[str, Lately] | None = None,
 ) -> list[News]:
-    """All news for one channel, what is due first in front."""
+    """All news for one channel, what is due first in front. `lately`: by group, for those inside of containers."""
     found = []
     for incident in incidents:
         told = ledger.get(incident.number)
         news = news_of(incident, told, group_wait=group_wait)
+        if news is not None and told is None and (before := (lately or {}).get(incident.group)) is not None:
+            news = _held_back(news, before, now)
         if news is not None and not is_expired(news, told, now=now, max_age=max_age):
             found.append(news)
     return sorted(found, key=lambda n: (n.due, n.incident.number))
+
+
+def _held_back(news: News, before: Lately, now: float) -> News | None:
+    """A container whose mounts die and come back all day is not a message each time."""
+    rest = _rest_until(before)
+    if now - before.at > FORGET or rest <= news.due:
+        return news
+    # What was over before its turn came is not told late either.
+    return None if news.topic is Topic.LATE else news._replace(due=rest)
 
 
 def told_now(incident: Incident, now: float, before: Told | None = None) -> Told:

@@ -13,7 +13,18 @@ from watcher.core.filters import Filter
 from watcher.core.tracker import Tracker
 from watcher.core.underneath import Underneath
 from watcher.core.wording import count
-from watcher.model import Event, MountState, Probe, ProbeStarted, Transition
+from watcher.model import (
+    Event,
+    MountState,
+    Probe,
+    ProbeReport,
+    ProbeStarted,
+    StillWedged,
+    TableRead,
+    ThreadGone,
+    Transition,
+    Wedged,
+)
 
 
 class Rules(NamedTuple):
@@ -33,9 +44,24 @@ class Picture:
         self.tracker = Tracker(rules.watched, grace_until=grace_until)
         self.capacity = Capacity(rules.watched, rules.any_type, warn=rules.warn, wanted=rules.capacity)
         self._underneath = Underneath(rules.watched)
+        self._wedged: dict[Wedged, StillWedged] = {}
 
     def handle(self, event: Event, now: float) -> list[Transition]:
         """Take an event in; give what changed by it."""
+        out = self._pass_on(event, now)
+        match event:
+            case ProbeReport(probe=probe, wedged=Wedged() as wedged):
+                self._wedged[wedged] = StillWedged(probe.superblock, wedged, event.started)
+            case StillWedged():
+                self._wedged[event.wedged] = event
+            case ThreadGone():
+                self._wedged.pop(event.wedged, None)
+            case TableRead():
+                # What holds a thread already may come only now: a container is found, or is started again.
+                out += [t for still in list(self._wedged.values()) for t in self._pass_on(still, now)]
+        return out
+
+    def _pass_on(self, event: Event, now: float) -> list[Transition]:
         return [
             *self.tracker.handle(event, now),
             *self._underneath.handle(event, now),

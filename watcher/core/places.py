@@ -7,6 +7,7 @@ places and leaves the verdict to `health`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from watcher.core.filters import Filter
@@ -14,6 +15,7 @@ from watcher.core.mountinfo import Tree, is_below, option
 from watcher.model import Container, Mount, Pace, Place, Superblock
 
 MAX_PLACES = 256  # watched in one container, whoever mounts there
+MAX_DEPTH = 64  # mounts on the way to one in a container
 LXCFS = "fuse.lxcfs"  # one file system, of which every container has a dozen files bound over its /proc
 
 
@@ -36,7 +38,7 @@ class Arrangement(NamedTuple):
     """The watched mounts of a namespace."""
 
     standings: tuple[Standing, ...]
-    left_out: int = 0  # mounts past MAX_PLACES
+    left_out: int = 0  # mounts past MAX_PLACES or MAX_DEPTH
 
 
 def superblock_of(mount: Mount) -> Superblock:
@@ -51,17 +53,21 @@ def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter, container: 
         return Arrangement(())
     tree, standings = Tree(mounts), list[Standing]()
     watched = {m.mount_id for m in candidates}
+    too_deep = 0
     bound_files = set[str]()  # devices of lxcfs: its first place in a container stands for all
     for seen, mount in enumerate(candidates):
         if container is not None and len(standings) == MAX_PLACES:
-            return Arrangement(tuple(standings), len(candidates) - seen)
+            return Arrangement(tuple(standings), too_deep + len(candidates) - seen)
         if not tree.is_visible(mount):
             continue
         if container is not None and mount.fstype == LXCFS:
             if mount.device in bound_files:
                 continue
             bound_files.add(mount.device)
-        ancestors = list(tree.ancestors(mount))
+        ancestors = list(islice(tree.ancestors(mount), None if container is None else MAX_DEPTH + 1))
+        if container is not None and len(ancestors) > MAX_DEPTH:
+            too_deep += 1
+            continue
         standings.append(
             Standing(
                 place=Place(namespace, mount.mount_point),
@@ -69,7 +75,7 @@ def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter, container: 
                 superblock=superblock_of(mount),
                 pace=chosen.pace(namespace, mount),
                 show_only=chosen.shows_only(namespace, mount),
-                stacked=tree.stacked(mount),
+                stacked=1 + sum(1 for a in ancestors if a.mount_point == mount.mount_point),
                 # What lies under it on the same directory is not asked on the way to it.
                 below=tuple(
                     superblock_of(a)
@@ -81,7 +87,7 @@ def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter, container: 
                 lane=namespace if container is not None and _is_fuse_on_the_way([mount, *ancestors]) else "",
             )
         )
-    return Arrangement(tuple(standings))
+    return Arrangement(tuple(standings), too_deep)
 
 
 def _is_fuse_on_the_way(way: Sequence[Mount]) -> bool:

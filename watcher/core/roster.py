@@ -101,7 +101,7 @@ class Roster:
 
     def thaws_at(self, watched: Watched) -> float | None:
         """Until when it is not judged, since whoever serves it stands still; None where that is not so."""
-        if not watched.is_of_container:
+        if not self._frozen_since or not watched.is_of_container:
             return None
         since = [self._frozen_since.get(s.place.namespace) for s in watched.standings]
         return None if not since or None in since else max(t for t in since if t is not None) + FROZEN_LIMIT
@@ -117,7 +117,11 @@ class Roster:
 
     def reachable(self, watched: Watched, absent: set[Place]) -> list[Standing]:
         """The places at which it may be asked."""
-        return [s for s in watched.standings if not s.idles_out and s.place not in absent and self.behind(s) is None]
+        return [
+            s
+            for s in watched.standings
+            if not s.idles_out and s.place not in absent and (not s.below or self.behind(s) is None)
+        ]
 
     def behind(self, standing: Standing) -> Watched | None:
         """The failing mount that a walk to it would cross."""

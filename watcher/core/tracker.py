@@ -40,6 +40,7 @@ from watcher.model import (
     Wedged,
 )
 
+MAX_ANSWERED = 10_000  # of which it is remembered, containers' included
 MAX_MISSED = 2  # times in a row that another mount answered in its place, after which it is unknown
 MAX_VOIDS = 5  # probes in a row that told nothing, after which a mount is unknown
 MAX_DEFERRED = 3  # reports in a row that wait for the verdict on a mount on the way
@@ -76,7 +77,7 @@ class Tracker:
                 self._tables[event.namespace] = TableRead(event.namespace, ())
                 out = self._arrange(event.namespace, now, event.reason)
                 del self._tables[event.namespace]
-                return out
+                return out + self._departed.namespace_gone(event.namespace, now, event.reason)
             case ProbeStarted():
                 self._started(event.probe, now)
             case ProbeReport():
@@ -127,7 +128,7 @@ class Tracker:
 
     def next_due(self) -> float | None:
         """When `due` or a Tick next has something to do."""
-        times = []
+        times = [due] if (due := self._departed.next_due()) is not None else []
         crowded = self._roster.crowded()
         for watched in self._roster:
             if (overdue := watched.health.overdue_at(watched.pace, self._grace_until)) is not None:
@@ -222,12 +223,17 @@ class Tracker:
         since = self._departed.replaced(standing.place, now)
         if watched.health.reach is Reach.OK:
             # Another place of what is known to be good: the answer is there already.
-            self._answered.add(_identity(standing))
+            self._note_answer(watched, standing)
             return watched.remounted(standing, since, now) + self._departed.answers(standing.place, now)
         if since is not None:
             watched.replaces_since = since
         # If it fails: there, too.
         return self._failing(watched, now, Change.BEGAN if was_shown_only else Change.JOINED)
+
+    def _note_answer(self, watched: Watched, standing: Standing) -> None:
+        # Not what a container serves itself: it can make new ones for ever.
+        if standing.container is None or (not watched.is_fuse and len(self._answered) < MAX_ANSWERED):
+            self._answered.add(_identity(standing))
 
     def _left(
         self, watched: Watched, gone: list[Standing], now: float, reason: str, *, replaced: set[Place]
@@ -273,12 +279,16 @@ class Tracker:
             watched.health.void()
             watched.voids, watched.void_note = watched.voids + 1, report.note
             watched.next_at = now + VOID_RETRY
+            if probe.lane:
+                watched.lost_way.add(probe.place)  # it may be another's, who can be asked
             return []
         watched.missed, watched.voids, watched.void_note = 0, 0, ""
         if probe.user_namespace and report.errno in REFUSALS and not watched.refused_inside:
             watched.refused_inside = True  # a bind of the host's own, perhaps: ask as the host
             watched.next_at = now
             return []
+        if not probe.user_namespace and report.verdict is not Verdict.ANSWERED:
+            watched.refused_inside = False  # the host is none the wiser: ask inside again
         if self._is_blamed_on_the_way(watched, report):
             watched.health.void()
             watched.next_at = now + VOID_RETRY
@@ -294,6 +304,9 @@ class Tracker:
 
     def _judged(self, watched: Watched, report: ProbeReport, now: float) -> list[Transition]:
         health, before = watched.health, watched.health.reach
+        asked_at = next((s for s in watched.standings if s.place == report.probe.place), None)
+        if asked_at is not None and "ro" in asked_at.mount.options.split(","):
+            report = replace(report, readonly=None)  # statfs tells of the mount as well: nothing of other places
         health.observe(report, watched.pace, now, self._grace_until)
         watched.next_at = next_probe(
             health.reach, watched.pace, started=report.started, now=now, failing_since=health.failing_since
@@ -301,7 +314,7 @@ class Tracker:
         out = self._changed(watched, before, now)
         if health.reach is Reach.OK and before is not Reach.OK:
             for standing in watched.standings:
-                self._answered.add(_identity(standing))
+                self._note_answer(watched, standing)
                 out += self._departed.answers(standing.place, now)
             if before in ALARMED:
                 self._hurry_kin(watched, now)
@@ -352,7 +365,7 @@ class Tracker:
 
     def _still_wedged(self, event: StillWedged, now: float) -> list[Transition]:
         watched = self._roster.get(event.superblock)
-        if watched is None or watched.wedged is not None:
+        if watched is None or watched.wedged is not None or watched.health.reach is not Reach.UNKNOWN:
             return []
         watched.wedged, watched.wedged_since = event.wedged, event.since
         before = watched.health.reach
@@ -366,7 +379,7 @@ class Tracker:
             before = watched.health.reach
             watched.health.elapse(watched.pace, now, self._grace_until)
             out += self._changed(watched, before, now)
-        return out
+        return out + self._departed.elapsed(now)
 
     def _hurry_kin(self, recovered: Watched, now: float) -> None:
         """When a mount is back, ask at once what it stood in front of, and the other mounts of its server."""

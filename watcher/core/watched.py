@@ -53,7 +53,10 @@ class Watched:
 
     @property
     def pace(self) -> Pace:
-        return self.standings[0].pace
+        """Its place's; of several, the host's, else the least patient one: no container's rules hold for others."""
+        if len(self.standings) == 1:
+            return self.standings[0].pace
+        return min(self.standings, key=lambda s: (s.container is not None, s.pace.alarm_after)).pace
 
     @property
     def show_only(self) -> bool:
@@ -66,8 +69,9 @@ class Watched:
     def way(self, reachable: Iterable[Standing]) -> Standing | None:
         """The place to ask at: one that a walk has not failed to reach, if there is any; the host's before others."""
 
-        def reluctance(standing: Standing) -> tuple[bool, bool, bool]:
-            return standing.place in self.lost_way, standing.container is not None, bool(standing.lane)
+        def reluctance(standing: Standing) -> tuple[bool, bool, bool, bool]:
+            readonly = "ro" in standing.mount.options.split(",")  # there it cannot be told whether the rest is, too
+            return standing.place in self.lost_way, standing.container is not None, bool(standing.lane), readonly
 
         return min(reachable, key=reluctance, default=None)
 

@@ -22,9 +22,9 @@ import anyio
 
 from watcher.children import Child, Children
 from watcher.core import messages, outbox
-from watcher.core.incidents import Incident, Incidents
+from watcher.core.incidents import INSIDE, Incident, Incidents
 from watcher.core.messages import Message
-from watcher.core.outbox import News, Told
+from watcher.core.outbox import FORGET, Lately, News, Told
 from watcher.core.wording import count
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class Channel:
     retry_at: float = 0.0
     last_error: str = ""
     ledger: dict[int, Told] = field(default_factory=dict)
+    lately: dict[str, Lately] = field(default_factory=dict)  # by group, of what containers serve themselves
     served: bool = False
     kicked: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -208,6 +209,7 @@ class Sender:
             now=self._clock(),
             group_wait=self._group_wait,
             max_age=self._max_age,
+            lately=channel.lately,
         )
 
     def _pause(self, channel: Channel) -> float | None:
@@ -245,10 +247,17 @@ class Sender:
             delivery = await courier.send(url, message)
         if delivery.ok:
             channel.ledger[news.incident.number] = entry
+            self._note_lately(channel, news.incident.group, now)
             self._succeeded(channel, message)
         else:
             self._failed(channel, delivery)
         return delivery.ok
+
+    @staticmethod
+    def _note_lately(channel: Channel, group: str, now: float) -> None:
+        if INSIDE in group:
+            kept = {g: before for g, before in channel.lately.items() if now - before.at <= FORGET}
+            channel.lately = {**kept, group: kept.get(group, Lately(0, now)).once_more(now)}
 
     def _succeeded(self, channel: Channel, message: Message) -> None:
         again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
@@ -273,7 +282,14 @@ class Sender:
             if incident.closed is None:
                 continue
             waiting = any(
-                outbox.pending([incident], c.ledger, now=now, group_wait=self._group_wait, max_age=self._max_age)
+                outbox.pending(
+                    [incident],
+                    c.ledger,
+                    now=now,
+                    group_wait=self._group_wait,
+                    max_age=self._max_age,
+                    lately=c.lately,
+                )
                 for c in self._channels.values()
             )
             if not waiting and now - incident.closed > outbox.REMOUNT_WAIT:

@@ -38,6 +38,7 @@ _INSIDE = str(Path(__file__).with_name("inside.py"))  # the same, for sweeps tha
 ENDED = "the probe process ended"
 MAX_STACKS = 64  # read per sweep: 200 hung mounts of one server hang in one place
 POLL_KILLED = 0.01  # seconds between two looks at killed processes that are not our own children
+BUSY_PAUSE = 0.1  # seconds until it is looked again whether another sweep is done with a container
 POLL_WEDGED = 0.25  # seconds between two looks at the threads that hang for good
 
 
@@ -74,9 +75,12 @@ class Prober:
     async def _ask(self, probes: list[Probe]) -> list[Probe]:
         """Ask in one child; gives the probes to be asked again, since their lane was busy but does not hang."""
         sweep = Sweep(probes, monotonic(), self._room)
-        self._void_all(sweep.full, LANE_FULL)
+        self._void_all([p for p in sweep.full if self._wedged_in(p.lane) >= MAX_PER_LANE], LANE_FULL)
+        busy = [p for p in sweep.full if self._wedged_in(p.lane) < MAX_PER_LANE]
         if not sweep.open:
-            return []
+            if busy:
+                await asyncio.sleep(BUSY_PAUSE)
+            return busy
         child: Child | None = None
         self._sweeps.append(sweep)
         try:
@@ -99,12 +103,14 @@ class Prober:
                 child.kill()
         hanging = [p for p in sweep.late if sweep.hung[p.lane] >= sweep.slots[p.lane]]
         self._void_all(hanging, LANE_HANGS)
-        return [p for p in sweep.late if sweep.hung[p.lane] < sweep.slots[p.lane]]
+        return busy + [p for p in sweep.late if sweep.hung[p.lane] < sweep.slots[p.lane]]
+
+    def _wedged_in(self, lane: str) -> int:
+        return sum(1 for note in self._wedged.values() if note.lane == lane)
 
     def _room(self, lane: str) -> int:
         """How many more threads may hang in a lane."""
-        wedged = sum(1 for note in self._wedged.values() if note.lane == lane)
-        return MAX_PER_LANE - wedged - sum(sweep.holds(lane) for sweep in self._sweeps)
+        return MAX_PER_LANE - self._wedged_in(lane) - sum(sweep.holds(lane) for sweep in self._sweeps)
 
     async def _listen(self, child: Child, sweep: Sweep) -> None:
         """Emit reports as they come, until all have come, the time is over or the child is gone."""

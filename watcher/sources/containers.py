@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SLOW_WALK = 30.0  # seconds
 AFTER_CHANGE = (0.0, 0.5, 2.0)  # seconds after a control group came or went: the processes come after it
+RETRY_FIRST = 0.025  # seconds, doubled each time, while a monitor has no init yet
 WALK_SHARE = 20  # the time of a walk is at most this part of the time, however often containers start
 NAME_RETRY = 60.0  # seconds after a name could not be looked up
 NAMELESS_RETRY = 10  # times that, where none was found: a cluster file system may just not be mounted
@@ -92,7 +93,7 @@ class ContainerTables:
         """These tables are wanted again soon, even if they are unchanged."""
         for namespace in namespaces:
             if (running := self._running.get(namespace)) is not None:
-                running.wanted, running.read_at = True, 0.0
+                running.want()
         self._wake.set()
 
     async def look(self) -> list[News]:
@@ -126,12 +127,15 @@ class ContainerTables:
                     retry, slow_walk = now, now + SLOW_WALK
                 if self._take_answers() or news or retry <= now:
                     news += self._settle()
-                    tries = min(tries + 1, 6) if self._incomplete else 0
-                    retry = now + min(ROUND, 0.25 * 2**tries) if tries else float("inf")
+                    tries = min(tries + 1, 8) if self._incomplete else 0
+                    retry = now + min(ROUND, RETRY_FIRST * 2**tries) if tries else float("inf")
                 news += self._read([running for running in self._running.values() if running.due <= now])
                 self._follow()
                 for item in news:
+                    began = monotonic()
                     yield item
+                    if (running := self._running.get(item.namespace)) is not None:
+                        running.has_cost(monotonic() - began)
                 await self._sleep(min(slow_walk, retry, *self._looks[:1], *(r.due for r in self._running.values())))
         finally:
             asking = list(self._asking)

@@ -20,11 +20,14 @@ from watcher.sources.claims import Claim, Claims
 ROUND = 10.0  # seconds between two reads
 EARLY = (0.5, 2.0)  # seconds after it was found: its mounts come after its control group
 READ_SHARE = 20  # the time that its table costs is at most this part of the time
+LONGEST_REST = 60.0  # seconds
+WANTED_AFTER = 0.5  # seconds between two reads, however often it changes
 THAW_SETTLE = 0.5  # seconds: a container can freeze parts of itself as often as it likes
 TABLE_LIMIT = 1 << 20  # bytes: some 8,000 mounts
 
 # No process, or one that is ending: it has left its mount namespace, and may yet wait long for its last children.
 _NO_NAMESPACE = (errno.EINVAL, errno.ENOENT, errno.ESRCH)
+_TOO_LONG = "some of its mount points are longer than a path can be; they are not watched"
 _TOO_LARGE = "its mount table is larger than 1 MiB; the rest is not watched"
 
 
@@ -62,6 +65,15 @@ class Running:
         self.container = self.container._replace(name=name)
         self.name_problem, self.read_at = problem, 0.0
 
+    def want(self) -> None:
+        """Read it again soon, even if it is unchanged."""
+        self.wanted = True
+        self.read_at = min(self.read_at, self._read + WANTED_AFTER)
+
+    def has_cost(self, seconds: float) -> None:
+        """So long it took others to deal with what was read."""
+        self._rest_until = max(self._rest_until, monotonic() + min(READ_SHARE * seconds, LONGEST_REST))
+
     def frozen_or_thawed(self) -> None:
         self.read_at = min(self.read_at, self._read + THAW_SETTLE)
 
@@ -96,11 +108,12 @@ class Running:
         if not self._claims.is_alive(self.init):
             self.ended = True
             return None
-        mounts = parse(lxc.whole_lines(data, TABLE_LIMIT))
+        table = parse(lxc.whole_lines(data, TABLE_LIMIT))
+        mounts = lxc.of_bearable_length(table)
         if host_root is not None and lxc.root_of(mounts) == host_root:
             return None  # before its pivot_root
         self._digest, self.told_unreadable, self.wanted = digest, "", False
-        self.trouble = _TOO_LARGE if len(data) > TABLE_LIMIT else ""
+        self.trouble = _TOO_LARGE if len(data) > TABLE_LIMIT else _TOO_LONG if len(mounts) < len(table) else ""
         self.container = self.told = container
         return TableRead(container.namespace, mounts, container)
 
