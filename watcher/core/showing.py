@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from watcher.core.health import FAILING
+from watcher.core.health import ALARMED, FAILING
 from watcher.core.places import Standing
+from watcher.core.roster import MAX_WEDGED, Roster
 from watcher.core.watched import Watched
 from watcher.model import MountState, Place, Reach
 
+MAX_MISSED = 2  # times in a row that another mount answered in its place, after which it is unknown
+MAX_VOIDS = 5  # probes in a row that told nothing, after which a mount is unknown
 STATUS = {
     Reach.UNKNOWN: "unknown",
     Reach.OK: "ok",
@@ -17,15 +20,10 @@ STATUS = {
 }
 
 
-def state_of(
-    watched: Watched, standing: Standing, blocker: Place | None, not_asked: str, *, frozen: bool, context: str
-) -> MountState:
-    """How a place stands.
-
-    `blocker`: the failing mount in front of it; `not_asked`: why it is left alone, if it is; `frozen`: so is who
-    serves it.
-    """
-    health = watched.health
+def show(roster: Roster, watched: Watched, standing: Standing, *, crowded: bool) -> MountState:
+    """How a place stands. `crowded`: so many probes hang that nothing new is asked."""
+    health, blocker, not_asked = watched.health, _blocker(roster, watched, standing), _not_asked(watched, crowded)
+    frozen = roster.thaws_at(watched) is not None
     reach, status, error = health.reach, STATUS[health.reach], health.error
     readonly = watched.is_readonly(standing)
     if blocker is not None:
@@ -58,6 +56,24 @@ def state_of(
         stacked=standing.stacked,
         stack=health.stack if failing else (),
         wedged_since=watched.wedged_since,
-        context=context,
+        context=roster.context(watched),
         container=standing.container,
     )
+
+
+def _blocker(roster: Roster, watched: Watched, standing: Standing) -> Place | None:
+    """The failing mount in front of it."""
+    over = roster.behind(standing)
+    if over is None or (watched.health.reach in ALARMED and not watched.lost_way):
+        return None  # in the latter case it failed by itself before
+    return next((s.place for s in over.standings if s.place.namespace == standing.place.namespace), None)
+
+
+def _not_asked(watched: Watched, crowded: bool) -> str:
+    """Why it is left alone, if it is."""
+    reach = watched.health.reach
+    if crowded and reach is Reach.UNKNOWN:
+        return f"not probed: {MAX_WEDGED} probes hang already"
+    if watched.missed > MAX_MISSED and reach in (Reach.UNKNOWN, Reach.OK):
+        return "another mount stands in its place or in its way"
+    return watched.void_note if reach is Reach.UNKNOWN or watched.voids > MAX_VOIDS else ""

@@ -13,9 +13,9 @@ from watcher.core.departed import Departed
 from watcher.core.filters import Filter
 from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
 from watcher.core.places import Standing, arrange
-from watcher.core.roster import MAX_WEDGED, Roster, may_ask
+from watcher.core.roster import Roster, may_ask
 from watcher.core.schedule import VOID_RETRY, next_probe
-from watcher.core.showing import state_of
+from watcher.core.showing import show
 from watcher.core.watched import Watched, subject_of
 from watcher.model import (
     Change,
@@ -41,8 +41,6 @@ from watcher.model import (
 )
 
 MAX_ANSWERED = 10_000  # of which it is remembered, containers' included
-MAX_MISSED = 2  # times in a row that another mount answered in its place, after which it is unknown
-MAX_VOIDS = 5  # probes in a row that told nothing, after which a mount is unknown
 MAX_DEFERRED = 3  # reports in a row that wait for the verdict on a mount on the way
 SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
@@ -145,7 +143,7 @@ class Tracker:
     def snapshot(self) -> list[MountState]:
         """Every watched place as it stands now."""
         crowded = self._roster.crowded()
-        return [self._state(w, s, crowded) for w in self._roster for s in w.standings]
+        return [show(self._roster, w, s, crowded=crowded) for w in self._roster for s in w.standings]
 
     def places(self, namespace: str) -> dict[Place, Mount]:
         """What is watched in this namespace."""
@@ -270,17 +268,11 @@ class Tracker:
         watched.asked = None
         if report.verdict is Verdict.NOT_THIS_MOUNT:
             self._rereads.add(probe.place.namespace)
-            watched.missed += 1
-            watched.lost_way.add(probe.place)
-            watched.next_at = now + min(watched.missed, 10) * VOID_RETRY / 2
+            watched.missed_at(probe.place, now)
             return []
         still = report.verdict is not Verdict.ANSWERED and self._roster.is_frozen(watched, now)
         if report.verdict is Verdict.VOID or still:
-            watched.health.void()
-            watched.voids, watched.void_note = watched.voids + 1, report.note
-            watched.next_at = now + VOID_RETRY
-            if probe.lane:
-                watched.lost_way.add(probe.place)  # it may be another's, who can be asked
+            watched.learned_nothing(report, now)
             return []
         watched.missed, watched.voids, watched.void_note = 0, 0, ""
         if probe.user_namespace and report.errno in REFUSALS and not watched.refused_inside:
@@ -293,7 +285,7 @@ class Tracker:
             watched.health.void()
             watched.next_at = now + VOID_RETRY
             return []
-        if self._lost_way(watched, report):
+        if watched.has_another_way(report, self._roster.reachable(watched, self._absent)):
             watched.next_at = now  # its other places may still be reached
             return []
         if report.verdict is not Verdict.ANSWERED:
@@ -346,17 +338,6 @@ class Tracker:
         watched.deferred += 1
         return watched.deferred <= MAX_DEFERRED and any(over.asked for over in ahead)
 
-    def _lost_way(self, watched: Watched, report: ProbeReport) -> bool:
-        """Whether the probe failed on the way only, and there is another way."""
-        if report.stage is not Stage.WALK:
-            watched.lost_way.clear()
-            return False
-        watched.lost_way.add(report.probe.place)
-        if any(s.place not in watched.lost_way for s in self._roster.reachable(watched, self._absent)):
-            return True
-        watched.lost_way = {report.probe.place}  # all are lost; the next probe tries another all the same
-        return False
-
     def _freed(self, wedged: Wedged, now: float) -> None:
         for watched in self._roster:
             if watched.wedged == wedged:
@@ -390,25 +371,6 @@ class Tracker:
             kin = server is not None and server == watched.server
             if kin or any(recovered.superblock in s.below for s in watched.standings):
                 watched.next_at = now
-
-    def _state(self, watched: Watched, standing: Standing, crowded: bool) -> MountState:
-        over = self._roster.behind(standing)
-        if over and watched.health.reach in ALARMED and not watched.lost_way:
-            over = None  # it failed by itself before
-        reason = ""
-        if crowded and watched.health.reach is Reach.UNKNOWN:
-            reason = f"not probed: {MAX_WEDGED} probes hang already"
-        elif watched.missed > MAX_MISSED and watched.health.reach in (Reach.UNKNOWN, Reach.OK):
-            reason = "another mount stands in its place or in its way"
-        elif watched.health.reach is Reach.UNKNOWN or watched.voids > MAX_VOIDS:
-            reason = watched.void_note
-        frozen = self._roster.thaws_at(watched) is not None
-        blocker = (
-            next((s.place for s in over.standings if s.place.namespace == standing.place.namespace), None)
-            if over
-            else None
-        )
-        return state_of(watched, standing, blocker, reason, frozen=frozen, context=self._roster.context(watched))
 
 
 def _identity(standing: Standing) -> Identity:

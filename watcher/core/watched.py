@@ -8,8 +8,23 @@ from dataclasses import dataclass, field
 from watcher.core.filters import server_of
 from watcher.core.health import ALARMED, Health
 from watcher.core.places import LXCFS, Standing
-from watcher.model import Change, Kind, Pace, Place, Probe, Reach, Subject, Superblock, Transition, Wedged
+from watcher.core.schedule import VOID_RETRY
+from watcher.model import (
+    Change,
+    Kind,
+    Pace,
+    Place,
+    Probe,
+    ProbeReport,
+    Reach,
+    Stage,
+    Subject,
+    Superblock,
+    Transition,
+    Wedged,
+)
 
+MAX_WAYS = 8  # tried in turn before a failure on the way counts as its own
 # Their statfs is answered by something nearer than the data: also read the directory now and then.
 _NEARER = ("ceph", "fuse")
 
@@ -85,6 +100,34 @@ class Watched:
         return Probe(
             self.superblock, standing.place, mount.mount_id, timeout, deep, container.init_pid, enter, standing.lane
         )
+
+    # ---- probes that are no verdict on it
+
+    def missed_at(self, place: Place, now: float) -> None:
+        """Something else stood there: another place first, and with patience."""
+        self.missed += 1
+        self.lost_way.add(place)
+        self.next_at = now + min(self.missed, 10) * VOID_RETRY / 2
+
+    def learned_nothing(self, report: ProbeReport, now: float) -> None:
+        self.health.void()
+        self.voids, self.void_note = self.voids + 1, report.note
+        self.next_at = now + VOID_RETRY
+        if report.probe.lane:
+            self.lost_way.add(report.probe.place)  # its container's threads all hang; another can perhaps be asked
+
+    def has_another_way(self, report: ProbeReport, reachable: Iterable[Standing]) -> bool:
+        """Whether the probe failed on the way only, and there is another way."""
+        if report.stage is not Stage.WALK:
+            self.lost_way.clear()
+            return False
+        self.lost_way.add(report.probe.place)
+        if len(self.lost_way) < MAX_WAYS and any(s.place not in self.lost_way for s in reachable):
+            return True
+        self.lost_way = {report.probe.place}  # all are lost; the next probe tries another all the same
+        return False
+
+    # ---- where it stands
 
     def join(self, standing: Standing) -> None:
         """It stands in this place, too."""
