@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from watcher.core.wording import count, name
-from watcher.model import Change, Kind, Mount, Place, ProbeReport, Transition
+from watcher.model import HOST, Change, Kind, Mount, Place, ProbeReport, Transition
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Narrator:
     def _budget(self, namespace: str, now: float) -> int:
         """How many lines may be said of each kind: a container whose mounts come and go all the time is no news."""
         said = self._said.setdefault(namespace, deque(maxlen=MAX_TIMES))
+        if namespace == HOST:
+            return MAX_LISTED
         crowded = len(said) == MAX_TIMES and now - said[0] < MINUTE
         if crowded:
             said.pop()  # that the next is looked at in its turn
