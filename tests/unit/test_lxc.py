@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.mounts import mount
 from tests.unit.test_architecture import imported
 from watcher.core import lxc
 from watcher.core.mountinfo import parse
@@ -263,3 +264,11 @@ def test_the_child_that_reads_titles_stands_alone() -> None:
     """It runs under -I -S: nothing but the standard library can be imported there."""
     tree = ast.parse(TITLES.read_text())
     assert [name for _, name in imported(tree) if name.split(".")[0] not in sys.stdlib_module_names] == []
+
+
+def test_mount_points_longer_than_a_path_are_left_out() -> None:
+    """chdir(2) and mount(2) on "." make them of any length, and judging them takes the square of that."""
+    short = mount("/" + "a" * 4000, mount_id=1)
+    long = mount("/a" * 100_000, mount_id=2)
+    deep = mount("/x", mount_id=3, root="/a" * 100_000)
+    assert lxc.of_bearable_length([short, long, deep]) == (short,)
