@@ -14,7 +14,7 @@ from watcher import procfs
 from watcher.children import Children
 from watcher.configfile import ConfigFile, FileReader, may_hang
 from watcher.core.capacity import CapacityState
-from watcher.core.filters import Filter, MountPatterns, server_of
+from watcher.core.filters import Filter, MountPatterns, says_where, server_of
 from watcher.core.mountinfo import parse
 from watcher.core.picture import Picture, Rules, merged
 from watcher.core.places import superblock_of
@@ -247,7 +247,7 @@ def _filter(settings: Settings, paths: Sequence[str], timeout: float | None) -> 
 
 def _meant(glob: str) -> str:
     """A path without a namespace is the host's: no container can stand in for a mount that is not there."""
-    return glob if glob.startswith((f"{HOST}:", "ct:", "server:")) else f"{HOST}:{glob}"
+    return glob if says_where(glob) else f"{HOST}:{glob}"
 
 
 def _matches(glob: str, states: Sequence[MountState]) -> bool:

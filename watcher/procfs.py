@@ -47,10 +47,15 @@ def open_mountinfo(proc: str) -> int:
 def start_time(proc: str, pid: int) -> int | None:
     """Field 22 of /proc/<pid>/stat: with the pid it names a process for good. None where there is none."""
     try:
-        text = read(f"{proc}/{pid}/stat")
-        return int(text.rpartition(b")")[2].split()[19])
+        return int(_stat(f"{proc}/{pid}/stat")[1][19])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _stat(path: str) -> tuple[bytes, list[bytes]]:
+    """The name and, from the third (the state) on, the fields of a stat file. Raises OSError."""
+    head, _, tail = read_short(path).rpartition(b")")
+    return head.partition(b"(")[2], tail.split()
 
 
 def threads(proc: str, pid: int) -> set[int]:
@@ -64,10 +69,10 @@ def threads(proc: str, pid: int) -> set[int]:
 def thread_exists(proc: str, pid: int, tid: int) -> bool:
     """Whether a thread still runs. A zombie does not."""
     try:
-        text = read(f"{proc}/{pid}/task/{tid}/stat")
+        _, fields = _stat(f"{proc}/{pid}/task/{tid}/stat")
     except OSError:
         return False
-    return text.rpartition(b")")[2].split()[:1] not in ([b"Z"], [b"X"])
+    return fields[:1] not in ([b"Z"], [b"X"])
 
 
 def stack(proc: str, pid: int, tid: int) -> tuple[str, ...]:
@@ -104,11 +109,10 @@ class Process(NamedTuple):
 def process(proc: str, pid: int) -> Process | None:
     """None if there is none, or only its exit status is left."""
     try:
-        head, _, tail = read_short(f"{proc}/{pid}/stat").rpartition(b")")
-        fields = tail.split()
+        name, fields = _stat(f"{proc}/{pid}/stat")
         if fields[0] in (b"Z", b"X"):
             return None
-        return Process(head.partition(b"(")[2], int(fields[1]), int(fields[19]))
+        return Process(name, int(fields[1]), int(fields[19]))
     except (OSError, IndexError, ValueError):
         return None
 

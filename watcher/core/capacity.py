@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from watcher.core.filesystems import MAX_ENTRIES, Entry, FilesystemKey, find, is_readonly
+from watcher.core.filesystems import MAX_ENTRIES, Entry, FilesystemKey, find
 from watcher.core.filters import Filter
 from watcher.core.fullness import Filesystem
+from watcher.core.mountinfo import is_readonly
 from watcher.model import (
     Container,
     Event,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from watcher.core.filters import Filter
-from watcher.core.mountinfo import Tree, is_below
+from watcher.core.mountinfo import Tree, is_below, is_readonly
 from watcher.model import HOST, Container, Mount, Place
 
 MAX_ENTRIES = 64  # of one container, whoever mounts there
@@ -76,10 +76,6 @@ def key_of(mount: Mount) -> FilesystemKey:
 def is_image(mount: Mount) -> bool:
     """Read-only by its nature: it is always full, and nobody can make room."""
     return mount.fstype in _IMAGES or (mount.fstype == "udf" and is_readonly(mount))
-
-
-def is_readonly(mount: Mount) -> bool:
-    return "ro" in mount.options.split(",") or "ro" in mount.super_options.split(",")
 
 
 def find(

@@ -49,15 +49,23 @@ def _any_of(globs: Iterable[str]) -> Callable[[str], bool]:
     return lambda text: match(text) is not None
 
 
+_SERVER = "server:"
+
+
+def says_where(glob: str) -> bool:
+    """Whether a pattern names a namespace or a server; else it is of mount points wherever they are."""
+    return glob.startswith((f"{HOST}:", "ct:", _SERVER))
+
+
 class MountPatterns:
     """A list of mount patterns, compiled."""
 
     def __init__(self, globs: Iterable[str]) -> None:
         plain, qualified, servers = [], [], []
         for glob in globs:
-            if glob.startswith("server:"):
-                servers.append(glob.removeprefix("server:"))
-            elif glob.startswith((f"{HOST}:", "ct:")):
+            if glob.startswith(_SERVER):
+                servers.append(glob.removeprefix(_SERVER))
+            elif says_where(glob):
                 qualified.append(glob)
             else:
                 plain.append(glob)

@@ -145,3 +145,13 @@ def option(options: str, key: str) -> str | None:
         if name == key:
             return value
     return None
+
+
+def is_mounted_readonly(mount: Mount) -> bool:
+    """Whether it is read-only in this place; the file system may be writable in another."""
+    return "ro" in mount.options.split(",")
+
+
+def is_readonly(mount: Mount) -> bool:
+    """Whether it is read-only, here or as a whole, as far as the table tells."""
+    return is_mounted_readonly(mount) or "ro" in mount.super_options.split(",")

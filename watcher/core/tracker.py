@@ -12,6 +12,7 @@ from dataclasses import replace
 from watcher.core.departed import Departed
 from watcher.core.filters import Filter
 from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
+from watcher.core.mountinfo import is_mounted_readonly
 from watcher.core.places import Standing, arrange
 from watcher.core.roster import Roster, may_ask
 from watcher.core.schedule import VOID_RETRY, next_probe
@@ -297,7 +298,7 @@ class Tracker:
     def _judged(self, watched: Watched, report: ProbeReport, now: float) -> list[Transition]:
         health, before = watched.health, watched.health.reach
         asked_at = next((s for s in watched.standings if s.place == report.probe.place), None)
-        if asked_at is not None and "ro" in asked_at.mount.options.split(","):
+        if asked_at is not None and is_mounted_readonly(asked_at.mount):
             report = replace(report, readonly=None)  # statfs tells of the mount as well: nothing of other places
         health.observe(report, watched.pace, now, self._grace_until)
         watched.next_at = next_probe(

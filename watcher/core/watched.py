@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from watcher.core.filters import server_of
 from watcher.core.health import ALARMED, Health
+from watcher.core.mountinfo import is_mounted_readonly, is_readonly
 from watcher.core.places import LXCFS, Standing
 from watcher.core.schedule import VOID_RETRY
 from watcher.model import (
@@ -85,7 +86,7 @@ class Watched:
         """The place to ask at: one that a walk has not failed to reach, if there is any; the host's before others."""
 
         def reluctance(standing: Standing) -> tuple[bool, bool, bool, bool]:
-            readonly = "ro" in standing.mount.options.split(",")  # there it cannot be told whether the rest is, too
+            readonly = is_mounted_readonly(standing.mount)  # there it cannot be told whether the rest is, too
             return standing.place in self.lost_way, standing.container is not None, bool(standing.lane), readonly
 
         return min(reachable, key=reluctance, default=None)
@@ -211,16 +212,13 @@ class Watched:
     # ---- read-only
 
     def is_readonly(self, standing: Standing) -> bool:
-        mount = standing.mount
-        if "ro" in mount.options.split(",") or "ro" in mount.super_options.split(","):
-            return True
-        return bool(self.health.readonly)
+        return is_readonly(standing.mount) or bool(self.health.readonly)
 
     def is_unexpectedly_readonly(self, standing: Standing) -> bool:
         """It was writable here before, or the mount says rw and the superblock ro."""
         if not self.is_readonly(standing):
             return False
-        return standing.place in self.writable or "ro" not in standing.mount.options.split(",")
+        return standing.place in self.writable or not is_mounted_readonly(standing.mount)
 
 
 def subject_of(superblock: Superblock, standings: Iterable[Standing]) -> Subject:

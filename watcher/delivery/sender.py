@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -202,9 +202,9 @@ class Sender:
                 else:
                     await self._deliver(channel)
 
-    def _pending(self, channel: Channel) -> list[News]:
+    def _pending(self, channel: Channel, incidents: Iterable[Incident] | None = None) -> list[News]:
         return outbox.pending(
-            self._incidents,
+            self._incidents if incidents is None else incidents,
             channel.ledger,
             now=self._clock(),
             group_wait=self._group_wait,
@@ -281,17 +281,7 @@ class Sender:
         for incident in self._incidents:
             if incident.closed is None:
                 continue
-            waiting = any(
-                outbox.pending(
-                    [incident],
-                    c.ledger,
-                    now=now,
-                    group_wait=self._group_wait,
-                    max_age=self._max_age,
-                    lately=c.lately,
-                )
-                for c in self._channels.values()
-            )
+            waiting = any(self._pending(channel, [incident]) for channel in self._channels.values())
             if not waiting and now - incident.closed > outbox.REMOUNT_WAIT:
                 self._incidents.drop(incident.number)
                 for channel in self._channels.values():

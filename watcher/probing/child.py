@@ -359,8 +359,13 @@ def main() -> None:
     os._exit(0)  # without waiting for threads
 
 
-if __name__ == "__main__":
+def run(program: Callable[[], None]) -> None:
+    """To its end, or until nobody reads what it says."""
     try:
-        main()
+        program()
     except BrokenPipeError:
         os._exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -17,36 +17,10 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from watcher.probing.child import (
-        CANARY_EVERY,
-        GONE,
-        CannotAskError,
-        GoneError,
-        Job,
-        Pool,
-        attend,
-        open_base,
-        prepare,
-        read_jobs,
-        say,
-        show_alive,
-    )
+    from watcher.probing import child
 else:  # -I leaves the script's own directory out
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from child import (
-        CANARY_EVERY,
-        GONE,
-        CannotAskError,
-        GoneError,
-        Job,
-        Pool,
-        attend,
-        open_base,
-        prepare,
-        read_jobs,
-        say,
-        show_alive,
-    )
+    import child
 
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
 
@@ -68,11 +42,12 @@ def _enter(root_pid: int, user_namespace: int) -> int:
     The directory is opened first, as the host's root: a container's may not look at each process of
     its own. Raises GoneError, CannotAskError, OSError.
     """
-    process = open_base(root_pid, f"/proc/{root_pid}")  # what follows is of this one, even if its pid is used again
-    base = open_base(root_pid, "root", process)
+    # What follows is of this one, even if its pid is used again.
+    process = child.open_base(root_pid, f"/proc/{root_pid}")
+    base = child.open_base(root_pid, "root", process)
     namespace = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     if os.fstat(namespace).st_ino != user_namespace:
-        raise GoneError
+        raise child.GoneError
     _join_user_namespace(namespace)
     os.close(namespace)
     os.close(process)
@@ -85,40 +60,40 @@ def _enter(root_pid: int, user_namespace: int) -> int:
     return base
 
 
-def _serve(jobs: list[Job], leader: int) -> None:
+def _serve(jobs: list[child.Job], leader: int) -> None:
     """One container's jobs, in a process of their own."""
     try:
         base = _enter(jobs[0].root_pid, jobs[0].user_namespace)
-    except CannotAskError as e:
+    except child.CannotAskError as e:
         _void(jobs, str(e))
-    except GoneError:
+    except child.GoneError:
         _say_gone(jobs)
     except OSError as e:
-        if e.errno in GONE:
+        if e.errno in child.GONE:
             _say_gone(jobs)
         else:
             _void(jobs, f"cannot enter the container's user namespace: {e.strerror}")
     else:
-        attend(Pool(jobs, base), lambda: os.getppid() == leader)
+        child.attend(child.Pool(jobs, base), lambda: os.getppid() == leader)
 
 
-def _say_gone(jobs: list[Job]) -> None:
+def _say_gone(jobs: list[child.Job]) -> None:
     for job in jobs:
-        say(f"gone {job.name}")
+        child.say(f"gone {job.name}")
 
 
-def _void(jobs: list[Job], reason: str) -> None:
+def _void(jobs: list[child.Job], reason: str) -> None:
     for job in jobs:  # the prober knows which of them have a report already
-        say(f"void {job.name} {reason}")
+        child.say(f"void {job.name} {reason}")
 
 
 class Forked:
     """The processes forked for containers, and the jobs that each was given."""
 
     def __init__(self) -> None:
-        self._jobs: dict[int, list[Job]] = {}
+        self._jobs: dict[int, list[child.Job]] = {}
 
-    def start(self, jobs: list[Job]) -> None:
+    def start(self, jobs: list[child.Job]) -> None:
         leader = os.getpid()
         try:
             pid = os.fork()
@@ -150,36 +125,33 @@ class Forked:
 
 def main() -> None:
     parent = os.getppid()
-    here: list[Job] = []
-    containers: dict[tuple[int, int], list[Job]] = {}
-    for job in read_jobs():
+    here: list[child.Job] = []
+    containers: dict[tuple[int, int], list[child.Job]] = {}
+    for job in child.read_jobs():
         if job.user_namespace:
             containers.setdefault((job.user_namespace, job.root_pid), []).append(job)
         else:
             here.append(job)
-    prepare()
+    child.prepare()
     forked = Forked()
 
     def look() -> bool:
         forked.reap()
-        show_alive()
+        child.show_alive()
         return os.getppid() == parent  # else nobody listens any more
 
-    next_look = time.monotonic() + CANARY_EVERY
+    next_look = time.monotonic() + child.CANARY_EVERY
     for jobs in containers.values():
         forked.start(jobs)
         if time.monotonic() >= next_look:
-            next_look = time.monotonic() + CANARY_EVERY
+            next_look = time.monotonic() + child.CANARY_EVERY
             look()
-    wanted = attend(Pool(here), look)
+    wanted = child.attend(child.Pool(here), look)
     while wanted and forked:
         wanted = look()
-        time.sleep(CANARY_EVERY)
+        time.sleep(child.CANARY_EVERY)
     os._exit(0)  # without waiting for threads
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BrokenPipeError:
-        os._exit(1)
+    child.run(main)
