@@ -1,6 +1,6 @@
 """The probe child: asks many mounts at once whether they answer, and prints one line per step.
 
-Runs as `python -I -S child.py` with the standard library only; it must not import the project
+Its `main` runs under `python -I -S` with the standard library only; it must not import the project
 (start-up time is most of what a sweep costs). It is expected to be killed: nothing here tries to
 survive a mount that hangs, and nobody waits for it to exit.
 
@@ -346,7 +346,7 @@ def show_alive() -> None:
     say("alive")
 
 
-def main() -> None:
+def _ask_all() -> None:
     parent = os.getppid()
 
     def look() -> bool:
@@ -367,5 +367,5 @@ def run(program: Callable[[], None]) -> None:
         os._exit(1)
 
 
-if __name__ == "__main__":
-    run(main)
+def main() -> None:
+    run(_ask_all)

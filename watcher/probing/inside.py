@@ -2,7 +2,7 @@
 
 FUSE shuts out whoever is not in its user namespace, the host's root too. So for each such container a
 process is forked, before there are threads, which joins that namespace and does the container's jobs;
-all others are done here. Runs as `python -I -S inside.py` and speaks as `child.py` does; the forked
+all others are done here. Its `main` runs and speaks as that of `child.py` does; the forked
 ones write to the same pipe. This first process stays until they are done, so that its process group
 can be killed for as long as it lives, and they end when it is gone.
 
@@ -18,8 +18,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from watcher.probing import child
-else:  # -I leaves the script's own directory out
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+else:  # the directory that it was imported from itself
     import child
 
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
@@ -123,7 +122,7 @@ class Forked:
         return len(self._jobs)
 
 
-def main() -> None:
+def _ask_all() -> None:
     parent = os.getppid()
     here: list[child.Job] = []
     containers: dict[tuple[int, int], list[child.Job]] = {}
@@ -153,5 +152,5 @@ def main() -> None:
     os._exit(0)  # without waiting for threads
 
 
-if __name__ == "__main__":
-    child.run(main)
+def main() -> None:
+    child.run(_ask_all)
