@@ -420,19 +420,6 @@ async def test_killed_child_with_a_thread_that_cannot_die(fuse: FuseServer, moun
         await until(lambda: bool(asking.of(ThreadGone)), "end of the thread")
 
 
-@pytest.fixture
-def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function that makes probe children start through a line of shell, which ends in `exec ... "$python" "$@"`."""
-
-    def use(line: str) -> None:
-        script = tmp_path / "python"
-        script.write_text(f'#!/bin/sh\npython="{sys.executable}"\n{line}\n')
-        script.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(script))
-
-    return use
-
-
 async def test_child_without_descriptors(
     fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path, interpreter: Callable[[str], None]
 ) -> None:

@@ -328,19 +328,6 @@ async def test_namespace_that_cannot_be_entered(lxc: Containers, tmp_path: Path,
     assert of_there.verdict is Verdict.ANSWERED
 
 
-@pytest.fixture
-def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Interpreter:
-    """A function that makes probe children start through a line of shell, which ends in `exec ... "$python" "$@"`."""
-
-    def use(line: str) -> None:
-        script = tmp_path / "python"
-        script.write_text(f'#!/bin/sh\npython="{sys.executable}"\n{line}\n')
-        script.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(script))
-
-    return use
-
-
 async def test_no_permission_to_look_into_a_container(
     lxc: Containers, tmp_path: Path, interpreter: Interpreter
 ) -> None:
