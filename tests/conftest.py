@@ -8,6 +8,7 @@ Must not hold fixtures of single areas: those stay with their tests.
 - It also gets a cgroup of its own, and a cgroup namespace, so that two sessions on one machine do not meet there.
 - Tests marked `kernel` need root, /dev/fuse and that namespace; those marked `cgroups` that cgroup. Without them they
   are skipped, or, with CI=true, failed: a CI that quietly skips them would prove nothing.
+- Inside a lab (tests/system) it stays in the machine's namespaces: the machine is the test's own.
 - In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
   Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`,
   `watcher/configfile.py` and `watcher/files.py` (only what lies on a local disk, by the mount table),
@@ -53,6 +54,8 @@ session_cgroup = pytest.StashKey[SessionCgroup]()  # absent where it cannot be h
 
 def enter_mount_namespace() -> str:
     """Give this process (its main thread, and all it starts) mounts of its own; or say what is missing for that."""
+    if os.environ.get("MOUNTWATCH_LAB"):
+        return ""  # a machine of our own: systemd, containers and we are to see the same mounts
     if os.geteuid() != 0:
         return "needs root"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +90,7 @@ def open_fuse_to_all() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     missing = config.stash[kernel_missing] = config.stash[cgroups_missing] = enter_mount_namespace()
-    if not missing:
+    if not missing and not os.environ.get("MOUNTWATCH_LAB"):
         try:
             config.stash[session_cgroup] = SessionCgroup.enter()
         except OSError as error:
