@@ -1,0 +1,238 @@
+"""What watches in a lab: the service with a receiver for its messages, and beside it the way that others probe.
+
+    async with Watch(["/mnt/nfs"]) as watch:          # default settings, but for what is named here
+        await watch.status("1 ok")
+        told = await watch.outage(place, server.cut, server.join)
+
+Must not know how anything is broken or mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from tests.fakes.receivers import GotifyMessage, GotifyReceiver
+from tests.integration.service import Service, toml
+
+PATIENCE = 120.0  # seconds for a message: with default settings an alarm takes up to 35
+KERNEL = os.uname().release
+
+# A message within seconds, where a case is not about the settings; slower than in the other tests, since a lab is.
+QUICK = {
+    "interval": "1s",
+    "timeout": "1s",
+    "stale_interval": "1s",
+    "alarm_after": "3s",
+    "alarm_after_error": "2s",
+    "startup_grace": "0s",
+}
+
+
+class Control:
+    """The probe of the best-known monitor: `stat -c %i` with two seconds of patience, at every other second.
+
+    With one difference: who started it does not wait for a child that cannot be killed.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._said: list[tuple[float, str]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            process = subprocess.Popen(
+                ["stat", "-c", "%i", self._place], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            try:
+                _, error = process.communicate(timeout=2)
+                said = "ok" if process.returncode == 0 else (error or "").strip().rpartition(": ")[2]
+            except subprocess.TimeoutExpired:
+                process.kill()
+                said = "hangs"
+            self._said.append((began, said))
+            self._over.wait(2)
+
+    def since(self, began: float) -> list[str]:
+        """What it has said in probes begun since then."""
+        return [said for when, said in self._said if when >= began]
+
+    def stop(self) -> None:
+        self._over.set()
+
+
+class Told(NamedTuple):
+    """One outage from beginning to end."""
+
+    alarm: GotifyMessage
+    alarm_after: float  # seconds since it broke
+    control: list[str]  # what the control has said between the break and the alarm
+    recovery: GotifyMessage
+    recovery_after: float  # seconds since `stat -f` answers again
+
+    @property
+    def control_words(self) -> str:
+        """For the table: what it said last."""
+        return self.control[-1] if self.control else "–"
+
+
+class Watch:
+    """The service on a configuration of its own, its receiver, and what it tells the service manager."""
+
+    def __init__(
+        self,
+        include: Sequence[str],
+        *,
+        probe: Mapping[str, str] | None = None,
+        on: Sequence[str] = ("stale",),
+        containers: bool = False,
+        more: str = "",
+    ) -> None:
+        """`probe`: keys of [probe] other than the defaults; the grace after the boot is none, since a lab is young."""
+        self._include, self._on, self._containers, self._more = include, on, containers, more
+        self._probe = {"startup_grace": "0s"} | dict(probe or {})
+        self._statuses: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self.path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="w", ignore_cleanup_errors=True)))
+            self.gotify = await stack.enter_async_context(GotifyReceiver())
+            self._listen(stack)
+            self.configure()
+            self.service = await stack.enter_async_context(
+                Service(["--config", str(self.config)], {"NOTIFY_SOCKET": str(self.path / "notify")})
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            print(f"---- messages\n{self.messages}\n---- status\n{self._statuses[-3:]}")
+        await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    def configure(self) -> None:
+        """Write the configuration."""
+        lines = ["[watch]", f"include = {toml(self._include)}", f"containers = {str(self._containers).lower()}"]
+        lines += ["[probe]", *(f"{key} = {toml(value)}" for key, value in self._probe.items())]
+        lines += ["[notify]", f"on = {toml(self._on)}"]
+        lines += ["[[notify.channels]]", 'name = "gotify"', f"url = {toml(self.gotify.url)}"]
+        lines += ["[state]", f"path = {toml(str(self.path / 'state' / 'state.db'))}"]
+        lines += ["[paths]", f"runtime = {toml(str(self.path / 'run'))}", self._more]
+        self.config.write_text("\n".join(lines) + "\n")
+        self.config.chmod(0o600)
+
+    def _listen(self, stack: AsyncExitStack) -> None:
+        manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        manager.bind(str(self.path / "notify"))
+        manager.setblocking(False)
+        self._heard = asyncio.Event()
+
+        def hear() -> None:
+            for line in manager.recv(65536).decode("utf-8", "replace").splitlines():
+                if line.startswith("STATUS="):
+                    self._statuses.append(line.removeprefix("STATUS="))
+                    self._heard.set()
+
+        asyncio.get_running_loop().add_reader(manager, hear)
+        stack.callback(asyncio.get_running_loop().remove_reader, manager)
+
+    # ---- what it says
+
+    @property
+    def messages(self) -> list[str]:
+        """All messages so far, title and body."""
+        return [f"{m.title}\n{m.message}" for m in self.gotify.received]
+
+    @property
+    def now(self) -> str:
+        """The last status line."""
+        return self._statuses[-1] if self._statuses else ""
+
+    async def status(self, pattern: str, limit: float = PATIENCE) -> None:
+        """Until the line for `systemctl status` matches."""
+        try:
+            async with asyncio.timeout(limit):
+                while not re.search(pattern, self.now):
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            raise AssertionError(f"no status {pattern!r} within {limit:g} s: {self._statuses}") from None
+
+    async def next_message(self, had: int, limit: float = PATIENCE) -> GotifyMessage:
+        """The message after those `had`."""
+        try:
+            return (await self.gotify.wait_for(had + 1, limit))[had]
+        except TimeoutError:
+            raise AssertionError(f"no message within {limit:g} s; so far: {self.messages}") from None
+
+    async def outage(
+        self, place: str | Path, breaks: Callable[[], None], mends: Callable[[], None], *, alarm_within: float = PATIENCE
+    ) -> Told:
+        """Break and mend: exactly one message for each, and the control's words in between."""
+        had = len(self.gotify.received)
+        control = Control(str(place))
+        try:
+            await asyncio.to_thread(breaks)
+            began = time.monotonic()
+            alarm = await self.next_message(had, alarm_within)
+            alarm_after = time.monotonic() - began
+            said = control.since(began)
+            assert alarm.title.startswith("🔴"), self.messages
+            await asyncio.to_thread(mends)
+            await asyncio.to_thread(until_it_answers, str(place))
+            back = time.monotonic()
+            recovery = await self.next_message(had + 1)
+            recovery_after = time.monotonic() - back
+        finally:
+            control.stop()
+        assert recovery.title.startswith("🟢") and " ok after " in recovery.title, self.messages
+        return Told(alarm, alarm_after, said, recovery, recovery_after)
+
+
+def until_it_answers(place: str, limit: float = PATIENCE) -> None:
+    """Until a plain `stat -f` answers, and a moment later once more: after an outage requests come in a burst."""
+    until = time.monotonic() + limit
+    good = 0
+    while good < 2:
+        process = subprocess.Popen(["stat", "-f", place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            good = good + 1 if process.wait(max(0.1, until - time.monotonic())) == 0 else 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+        assert time.monotonic() < until, f"{place} does not answer after {limit:g} s"
+        time.sleep(0.1)
+
+
+def once(*arguments: str, config: Path | None = None, limit: float = 60.0) -> tuple[int, Any]:
+    """`watcher --once --json` with these arguments: its exit code, and what it says."""
+    options = ["--config", str(config)] if config else []
+    done = subprocess.run(
+        [sys.executable, "-m", "watcher", *options, "--once", "--json", *arguments],
+        stdout=subprocess.PIPE,
+        timeout=limit,
+        cwd="/",
+    )
+    return done.returncode, json.loads(done.stdout)
