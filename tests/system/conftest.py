@@ -1,7 +1,7 @@
 """Lets tests marked `lab` run in labs while everything around them runs here, and sound as if they ran here.
 
 Outside, each lab is booted once, with all of its tests that were collected, beside the other tests; whoever comes to
-such a test waits for its report. Inside (see `labs.INSIDE`), tests are ordinary tests, and the reports are written down.
+such a test waits for its report. Inside (see `labs.INSIDE`), tests are ordinary, and their reports are written down.
 
 `--lab-table FILE` writes what the tests have noted with the fixture `row` into a file, between two marks.
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 import pytest
 
@@ -29,7 +30,7 @@ DEFAULT_SUITE = "trixie"
 all_labs = pytest.StashKey[dict[str, labs.Lab]]()
 lab_of = pytest.StashKey[labs.Lab]()
 reports_file = pytest.StashKey[TextIO]()
-rows = pytest.StashKey[list[Row]]()
+rows_noted = pytest.StashKey[list[Row]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,8 +50,9 @@ def row(record_property: Callable[[str, object], None]) -> Callable[[Row], None]
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[rows] = []
+    config.stash[rows_noted] = []
     if IN_LAB:
+        subprocess.run(["modprobe", "fuse"], check=True)
         config.stash[reports_file] = Path("/job", labs.REPORTS).open("a", buffering=1)  # noqa: SIM115  until the end
 
 
@@ -61,7 +63,7 @@ def _write(config: pytest.Config, said: object) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for key, value in report.user_properties if report.when == "call" and report.passed else ():
         if key == ROW and _session:
-            _session[0].config.stash[rows].append(Row(*value))  # type: ignore[misc]  as the fixture wrote it
+            _session[0].config.stash[rows_noted].append(Row._make(cast("list[Any]", value)))
     if IN_LAB and _session:
         config = _session[0].config
         _write(config, config.hook.pytest_report_to_serializable(config=config, report=report))
@@ -141,4 +143,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             Path(directory, f"{lab.name}.txt").write_text(lab.output())
         lab.stop()
     if config.option.lab_table and not IN_LAB:
-        write_table(Path(config.option.lab_table), config.stash[rows])
+        write_table(Path(config.option.lab_table), config.stash[rows_noted])

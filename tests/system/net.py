@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,9 +35,8 @@ def run(*command: str, check: bool = True, text: str | None = None, limit: float
     return done.stdout
 
 
-def wait_until(true: object, what: str, limit: float = LIMIT) -> None:
+def wait_until(true: Callable[[], object], what: str, limit: float = LIMIT) -> None:
     """For what no event tells of."""
-    assert callable(true)
     until = time.monotonic() + limit
     while not true():
         assert time.monotonic() < until, f"not within {limit:g} s: {what}"
@@ -106,14 +105,16 @@ class Server:
         run("modprobe", "nfsd")
         self.inside("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
         run("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/run/rpc_pipefs", check=False)
-        self._without_v3 = [] if v3 else ["-N", "3"]
         if v3:
             self.inside("rpcbind")
-        self.inside("rpc.mountd", *self._without_v3)
+            self._versions.clear()
+        self.inside("rpc.mountd", *self._versions)
         self.start_nfsd()
 
+    _versions = ["-N", "3"]  # noqa: RUF012  the machine's
+
     def start_nfsd(self) -> None:
-        self.inside("rpc.nfsd", *self._without_v3, "--grace-time", "10", "--lease-time", "10", "2")
+        self.inside("rpc.nfsd", *self._versions, "--grace-time", "10", "--lease-time", "10", "2")
 
     def stop_nfsd(self) -> None:
         self.inside("rpc.nfsd", "0")
@@ -178,14 +179,12 @@ class Server:
         wait_until(lambda: not pids("smbd"), "smbd is gone")
 
 
-def pids(comm: str | Sequence[str]) -> list[int]:
-    """The processes of this name."""
-    names = (comm,) if isinstance(comm, str) else comm
+def pids(comm: str) -> list[int]:
+    """The living processes of this name, also as "name: title" or "name/3"."""
     found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            with contextlib.suppress(OSError):
-                if re.split(r"[ /:]", Path("/proc", entry, "comm").read_text().strip())[0] in names:
-                    if "Z" not in Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[0]:
-                        found.append(int(entry))
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            name, _, rest = Path("/proc", entry, "stat").read_text().partition("(")[2].rpartition(")")
+            if re.split(r"[ /:]", name)[0] == comm and rest.split()[0] != "Z":
+                found.append(int(entry))
     return found

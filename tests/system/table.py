@@ -28,8 +28,9 @@ def render(rows: Iterable[Row]) -> str:
     """As Markdown."""
     found = sorted(rows)
     kernels = ", ".join(sorted({r.kernel for r in found}))
+    today, python = time.strftime("%Y-%m-%d", time.gmtime()), platform.python_version()
     lines = [
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}, Linux {kernels} (server and client), Python {platform.python_version()}.",
+        f"{today}, Linux {kernels} (server and client), Python {python}.",
         "",
         "| case | `stat -c %i`, 2 s | `watcher` | alarm after | recovery after |",
         "|---|---|---|---:|---:|",

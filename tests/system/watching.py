@@ -126,7 +126,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            print(f"---- messages\n{self.messages}\n---- status\n{self._statuses[-3:]}")
+            sys.stderr.write(f"---- messages\n{self.messages}\n---- status\n{self._statuses[-3:]}\n")
         await self._stack.__aexit__(kind, error, trace)
 
     @property
@@ -189,18 +189,24 @@ class Watch:
             raise AssertionError(f"no message within {limit:g} s; so far: {self.messages}") from None
 
     async def outage(
-        self, place: str | Path, breaks: Callable[[], None], mends: Callable[[], None], *, alarm_within: float = PATIENCE
+        self,
+        place: str | Path,
+        breaks: Callable[[], None],
+        mends: Callable[[], None],
+        *,
+        begins: str = "🔴",
+        ends: str = " ok after ",
     ) -> Told:
-        """Break and mend: exactly one message for each, and the control's words in between."""
+        """Break and mend: the message of each, and the control's words in between. `begins`, `ends`: in their titles."""
         had = len(self.gotify.received)
         control = Control(str(place))
         try:
             await asyncio.to_thread(breaks)
             began = time.monotonic()
-            alarm = await self.next_message(had, alarm_within)
+            alarm = await self.next_message(had)
             alarm_after = time.monotonic() - began
             said = control.since(began)
-            assert alarm.title.startswith("🔴"), self.messages
+            assert begins in alarm.title, self.messages
             await asyncio.to_thread(mends)
             await asyncio.to_thread(until_it_answers, str(place))
             back = time.monotonic()
@@ -208,7 +214,7 @@ class Watch:
             recovery_after = time.monotonic() - back
         finally:
             control.stop()
-        assert recovery.title.startswith("🟢") and " ok after " in recovery.title, self.messages
+        assert ends in recovery.title, self.messages
         return Told(alarm, alarm_after, said, recovery, recovery_after)
 
 
