@@ -143,4 +143,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             Path(directory, f"{lab.name}.txt").write_text(lab.output())
         lab.stop()
     if config.option.lab_table and not IN_LAB:
-        write_table(Path(config.option.lab_table), config.stash[rows_noted])
+        noted = config.stash[rows_noted]
+        write_table(Path(config.option.lab_table), noted)

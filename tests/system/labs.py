@@ -77,7 +77,7 @@ class Lab:
         self._thread.start()
 
     def reports(self, nodeid: str) -> Iterator[dict[str, Any]]:
-        """A test's reports as they come, as `pytest_report_to_serializable` makes them; ends with the test, or the lab."""
+        """A test's reports as they come, as `pytest_report_to_serializable` makes them; ends with it, or the lab."""
         seen = 0
         while True:
             with self._changed:

@@ -1,4 +1,4 @@
-"""NFS that dies in every way it knows, and comes back: default settings, a real server and receiver, and the control."""
+"""NFS that dies in every way it knows, and comes back: default settings, a real server, receiver and control."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.fuse import FuseServer
 from tests.system.net import ADDRESS, EXPORTS, Server, mountinfo, run, wait_until
 from tests.system.table import Row
-from tests.system.watching import KERNEL, QUICK, Told, Watch, once
+from tests.system.watching import KERNEL, QUICK, Control, Told, Watch, once
 
 # What the design promises with default settings, and seconds by which a lab on a busy machine may be late.
 SILENCE, ERROR, RECOVERY = 35.0, 20.0, 12.0
@@ -188,12 +188,40 @@ async def test_the_client_remounts_read_only(server: Server, row: Note) -> None:
                 lambda: void(run("mount", "-o", "remount,ro", str(place))),
                 lambda: void(run("mount", "-o", "remount,rw", str(place))),
                 begins="🟠",
-                ends="READ-WRITE",
+                ends="writable again",
             )
         assert len(watch.messages) == 2, watch.messages
     assert "READ-ONLY" in told.alarm.title
     in_time(told, ERROR)
     noted(row, 30, "NFS 4.2: remounted read-only on the client", told, "READ-ONLY")
+
+
+@pytest.mark.lab("nfs-errors")
+@pytest.mark.timeout(200)
+async def test_a_server_that_lets_nobody_write_any_more(server: Server, row: Note) -> None:
+    """The client's kernel does not know, and only a write would show it: reading works, and that is what we say."""
+    server.nfs()
+    with server.nfs_mount("/mnt/nfs") as place:
+        async with Watch([str(place)], on=["stale", "readonly"], probe=QUICK) as watch:
+            await watch.status("1 ok")
+            server.export("nfs", options="ro,no_root_squash")
+            with pytest.raises(OSError, match="Read-only file system"):
+                (place / "new").touch()
+            control = Control(str(place))
+            code, said = await asyncio.to_thread(once, "--path", str(place))
+            await watch.status("1 ok")
+            control.stop()
+        assert watch.messages == []
+    assert (code, said["mounts"][0]["status"]) == (0, "ok")
+    row(
+        Row(
+            31,
+            "NFS 4.2: export made read-only on the server",
+            KERNEL,
+            control.since(0)[-1],
+            "ok; only a write can tell",
+        )
+    )
 
 
 # ---- unmounting what is dead

@@ -197,7 +197,10 @@ class Watch:
         begins: str = "🔴",
         ends: str = " ok after ",
     ) -> Told:
-        """Break and mend: the message of each, and the control's words in between. `begins`, `ends`: in their titles."""
+        """Break and mend: the message of each, and the control's words in between.
+
+        `begins`, `ends`: what stands in the titles of the two.
+        """
         had = len(self.gotify.received)
         control = Control(str(place))
         try:
