@@ -25,6 +25,11 @@ install_missing() {
   have mount || install mount "the tests mount in a namespace of their own"
   have unshare || install util-linux "unshare makes that namespace"
   have findmnt || install util-linux "findmnt is a second opinion on the mount table"
+  # The labs (tests/system) are machines that only root can build and boot.
+  if ! ((EUID)); then
+    have mmdebstrap || install mmdebstrap "builds the labs' Debian"
+    have mke2fs || install e2fsprogs "makes the labs' disk"
+  fi
 }
 
 # make_venv PYTHON DIRECTORY REQUIREMENTS WHAT...: what is "." (as a user gets it) or "--editable ."

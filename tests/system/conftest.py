@@ -97,7 +97,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     started = session.config.stash[all_labs] = {}
     for (name, suite), items in groups.items():
         limit = max(mark.kwargs.get("limit", LIMIT) for item in items if (mark := item.get_closest_marker("lab")))
-        lab = started[name] = labs.Lab(name, labs.own_suite() or suite, [item.nodeid for item in items], limit, ())
+        lab = started[name] = labs.Lab(name, labs.own_suite() or suite, [item.nodeid for item in items], limit)
         for item in items:
             item.stash[lab_of] = lab
     for lab in started.values():

@@ -46,21 +46,36 @@ def own_suite() -> str:
     return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
 
 
-def image(suite: str) -> Path:
-    """Where the image of a release is kept. $LAB_CACHE names another place than /var/cache/mountwatch-lab."""
-    return Path(os.environ.get("LAB_CACHE") or "/var/cache/mountwatch-lab", suite)
+def image(suite: str, output: int | None = None) -> str:
+    """The directory of a release's image, made if need be. `output`: a descriptor for what its making prints.
+
+    $LAB_CACHE names another place than /var/cache/mountwatch-lab. Raises CalledProcessError.
+    """
+    cache = os.environ.get("LAB_CACHE") or "/var/cache/mountwatch-lab"
+    built = subprocess.run([HERE / "build", cache, suite], stdout=subprocess.PIPE, stderr=output, check=True, text=True)
+    return built.stdout.strip()
+
+
+def run(image: str, *command: str, limit: float, shares: Sequence[str] = ()) -> list[str]:
+    """The command line that boots a lab and runs a command in it; see `lab/run` for its exit codes."""
+    return [
+        str(HERE / "run"),
+        *("-t", str(int(limit))),
+        *(word for share in shares for word in ("-s", share)),
+        image,
+        *command,
+    ]
 
 
 class Lab:
     """One machine, from its start in a thread of its own until it is gone."""
 
-    def __init__(self, name: str, suite: str, nodeids: Sequence[str], limit: float, options: Sequence[str]) -> None:
-        """`limit`: seconds after which the machine is ended, its boot included. `options`: of the pytest inside."""
+    def __init__(self, name: str, suite: str, nodeids: Sequence[str], limit: float) -> None:
+        """`limit`: seconds after which the machine is ended, its boot included."""
         self.name = name
         self._suite = suite
         self._nodeids = list(nodeids)
         self._limit = limit
-        self._options = list(options)
         self._reports: dict[str, list[dict[str, Any]]] = {nodeid: [] for nodeid in nodeids}
         self._finished: set[str] = set()
         self._changed = threading.Condition()
@@ -113,9 +128,7 @@ class Lab:
         try:
             with self._output.open("wb") as output, self._room:
                 if not self._stopped:
-                    cache = image(self._suite)
-                    built = subprocess.run([HERE / "build", cache, self._suite], stdout=output, stderr=output)
-                    code = built.returncode or self._boot(cache, output.fileno())
+                    code = self._boot(image(self._suite, output.fileno()), output.fileno())
         except Exception as e:  # noqa: BLE001  the tests that wait for this lab must hear of it
             self._output.write_text(f"{e!r}\n")
         finally:
@@ -124,19 +137,13 @@ class Lab:
                 self._code = code
                 self._changed.notify_all()
 
-    def _boot(self, cache: Path, output: int) -> int:
-        python = ["-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--color=no", *self._options]
-        shares = dict.fromkeys(str(p) for p in (CHECKOUT, sys.prefix, sys.base_prefix) if str(p) != "/usr")
+    def _boot(self, image: str, output: int) -> int:
+        inside = ["env", f"--chdir={CHECKOUT}", f"{INSIDE}={self.name}"]
+        inside += [f"{key}={os.environ[key]}" for key in ("CI",) if key in os.environ]
+        inside += [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--color=no", *self._nodeids]
+        shares = dict.fromkeys(p for p in (str(CHECKOUT), sys.prefix, sys.base_prefix) if p != "/usr")
         self._process = subprocess.Popen(
-            [
-                HERE / "run",
-                *("-t", str(int(self._limit))),
-                *(word for share in shares for word in ("-s", share)),
-                cache,
-                *("env", f"--chdir={CHECKOUT}", f"{INSIDE}={self.name}"),
-                *(f"{key}={os.environ[key]}" for key in ("CI",) if key in os.environ),
-                *(sys.executable, *python, *self._nodeids),
-            ],
+            run(image, *inside, limit=self._limit, shares=list(shares)),
             env={**os.environ, "LAB_JOB": str(self._directory / "job")},
             stdin=subprocess.DEVNULL,
             stdout=output,
