@@ -25,6 +25,7 @@ INSIDE = "MOUNTWATCH_LAB"  # in the environment of what runs in a lab: the lab's
 REPORTS = "reports.jsonl"
 POLL = 0.1  # seconds between two looks at what the lab has reported
 LAST_LINES = 40
+KIND = os.environ.get("LAB_KIND", "uml")  # or "qemu": Debian's stock kernel under emulation, several times slower
 
 
 def missing() -> str:
@@ -52,7 +53,14 @@ def image(suite: str, output: int | None = None) -> str:
     $LAB_CACHE names another place than /var/cache/mountwatch-lab. Raises CalledProcessError.
     """
     cache = os.environ.get("LAB_CACHE") or "/var/cache/mountwatch-lab"
-    built = subprocess.run([HERE / "build", cache, suite], stdout=subprocess.PIPE, stderr=output, check=True, text=True)
+    built = subprocess.run(
+        [HERE / "build", cache, suite],
+        env={**os.environ, "WITH_QEMU": "1" if KIND == "qemu" else ""},
+        stdout=subprocess.PIPE,
+        stderr=output,
+        check=True,
+        text=True,
+    )
     return built.stdout.strip()
 
 
@@ -60,7 +68,8 @@ def run(image: str, *command: str, limit: float, shares: Sequence[str] = ()) -> 
     """The command line that boots a lab and runs a command in it; see `lab/run` for its exit codes."""
     return [
         str(HERE / "run"),
-        *("-t", str(int(limit))),
+        *("-t", str(int(limit * (5 if KIND == "qemu" else 1)))),
+        *(("-m", "1536M") if KIND == "qemu" else ()),
         *(word for share in shares for word in ("-s", share)),
         image,
         *command,
