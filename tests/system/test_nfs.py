@@ -34,10 +34,6 @@ def in_time(told: Told, limit: float) -> None:
     assert told.recovery_after < RECOVERY + LAG
 
 
-def noted(row: Note, order: int, case: str, told: Told, words: str) -> None:
-    row(Row(order, case, KERNEL, told.control_words, words, told.alarm_after, told.recovery_after))
-
-
 # ---- silence
 
 
@@ -54,7 +50,7 @@ async def test_hard_version_4_2_packets_dropped(server: Server, row: Note) -> No
     assert "NO ANSWER" in told.alarm.title
     assert set(told.control) == {"ok"}, "the control is known to miss it"
     in_time(told, SILENCE)
-    noted(row, 10, "NFS 4.2, hard: packets dropped", told, "NO ANSWER")
+    row(told.row(10, "NFS 4.2, hard: packets dropped", "NO ANSWER"))
 
 
 @pytest.mark.lab("nfs4")
@@ -69,7 +65,7 @@ async def test_nfsd_stopped_and_started(server: Server, row: Note) -> None:
     assert "NO ANSWER" in told.alarm.title
     assert set(told.control) == {"ok"}, "the control is known to miss it"
     in_time(told, SILENCE)
-    noted(row, 13, "NFS 4.2, hard: nfsd stopped", told, "NO ANSWER")
+    row(told.row(13, "NFS 4.2, hard: nfsd stopped", "NO ANSWER"))
 
 
 @pytest.mark.lab("nfs3")
@@ -84,7 +80,7 @@ async def test_hard_version_3_packets_dropped(server: Server, row: Note) -> None
     assert "NO ANSWER" in told.alarm.title
     assert set(told.control) == {"ok"}, "the control is known to miss it"
     in_time(told, SILENCE)
-    noted(row, 11, "NFS 3, hard: packets dropped", told, "NO ANSWER")
+    row(told.row(11, "NFS 3, hard: packets dropped", "NO ANSWER"))
 
 
 @pytest.mark.lab("nfs-soft")
@@ -108,7 +104,7 @@ async def test_a_soft_mount_is_silent_then_says_eio_and_neither_is_a_recovery(se
     assert "NO ANSWER" in told.alarm.title
     assert "ok after" in patient.messages[1]
     in_time(told, SILENCE)
-    noted(row, 12, "NFS 4.2, soft (timeo=50, retrans=2): packets dropped", told, "NO ANSWER")
+    row(told.row(12, "NFS 4.2, soft (timeo=50, retrans=2): packets dropped", "NO ANSWER"))
 
 
 # ---- answers that are errors
@@ -125,7 +121,7 @@ async def test_an_export_is_withdrawn_and_offered_again(server: Server, row: Not
         assert len(watch.messages) == 2, watch.messages
     assert "REFUSED" in told.alarm.title
     in_time(told, ERROR)
-    noted(row, 20, "NFS 4.2: export withdrawn", told, "REFUSED")
+    row(told.row(20, "NFS 4.2: export withdrawn", "REFUSED"))
 
 
 @pytest.mark.lab("nfs-errors")
@@ -151,7 +147,7 @@ async def test_the_mounted_directory_is_made_anew(server: Server, row: Note) -> 
         assert len(watch.messages) == 2, watch.messages
     assert "STALE HANDLE" in told.alarm.title
     in_time(told, ERROR)
-    noted(row, 21, "NFS 4.2: directory deleted and made anew; then mounted anew", told, "STALE HANDLE")
+    row(told.row(21, "NFS 4.2: directory deleted and made anew; then mounted anew", "STALE HANDLE"))
 
 
 @pytest.mark.lab("nfs-errors")
@@ -167,7 +163,7 @@ async def test_the_fsid_of_an_export_changes(server: Server, row: Note) -> None:
         assert len(watch.messages) == 2, watch.messages
     assert "STALE HANDLE" in told.alarm.title
     in_time(told, ERROR)
-    noted(row, 22, "NFS 4.2: fsid of the export changed", told, "STALE HANDLE")
+    row(told.row(22, "NFS 4.2: fsid of the export changed", "STALE HANDLE"))
 
 
 def void(_: object) -> None: ...
@@ -193,7 +189,7 @@ async def test_the_client_remounts_read_only(server: Server, row: Note) -> None:
         assert len(watch.messages) == 2, watch.messages
     assert "READ-ONLY" in told.alarm.title
     in_time(told, ERROR)
-    noted(row, 30, "NFS 4.2: remounted read-only on the client", told, "READ-ONLY")
+    row(told.row(30, "NFS 4.2: remounted read-only on the client", "READ-ONLY"))
 
 
 @pytest.mark.lab("nfs-errors")
