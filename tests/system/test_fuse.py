@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.fuse import NO_INIT, OK, FuseServer
 from tests.system.net import mountinfo, pids, run, wait_until
 from tests.system.table import Row
-from tests.system.watching import KERNEL, QUICK, Watch, once
+from tests.system.watching import KERNEL, QUICK, Control, Watch, once
 
 Note = Callable[[Row], None]
 SILENCE, ERROR, LAG = 35.0, 20.0, 15.0  # seconds: the promises with default settings, and what a lab may be late
@@ -64,11 +64,7 @@ async def test_the_far_end_of_an_sshfs_stops(row: Note) -> None:
     assert "nas01" in told.alarm.title + told.alarm.message
     assert told.alarm_after < SILENCE + LAG
     assert told.recovery_after < RECOVERY + LAG
-    row(
-        Row(
-            50, "sshfs: far end stopped", KERNEL, told.control_words, "NO ANSWER", told.alarm_after, told.recovery_after
-        )
-    )
+    row(told.row(50, "sshfs: far end stopped", "NO ANSWER"))
 
 
 @pytest.mark.lab("fuse")
