@@ -8,6 +8,8 @@ Must not hold fixtures of single areas: those stay with their tests.
 - It also gets a cgroup of its own, and a cgroup namespace, so that two sessions on one machine do not meet there.
 - Tests marked `kernel` need root, /dev/fuse and that namespace; those marked `cgroups` that cgroup. Without them they
   are skipped, or, with CI=true, failed: a CI that quietly skips them would prove nothing.
+- With MOUNTWATCH_LAB set this is a machine for tests only: they stay in its own mount namespace and cgroup, where its
+  systemd is. Tests marked `lab` run there and are skipped elsewhere.
 - In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
   Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`,
   `watcher/configfile.py` and `watcher/files.py` (only what lies on a local disk, by the mount table),
@@ -37,6 +39,7 @@ from tests.fakes.fuse_server import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount
 from tests.fakes.loop_image import first_free
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare came with 3.12 only
+IN_LAB = bool(os.environ.get("MOUNTWATCH_LAB"))
 MAY_BLOCK = (
     "watcher/procfs.py",
     "watcher/children.py",
@@ -55,10 +58,11 @@ def enter_mount_namespace() -> str:
     """Give this process (its main thread, and all it starts) mounts of its own; or say what is missing for that."""
     if os.geteuid() != 0:
         return "needs root"
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        return f"needs a mount namespace of its own: {os.strerror(ctypes.get_errno())}"
-    mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)  # else our mounts would spread to the host
+    if not IN_LAB:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNS) != 0:
+            return f"needs a mount namespace of its own: {os.strerror(ctypes.get_errno())}"
+        mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)  # else our mounts would spread to the host
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
         if not os.path.ismount(CONNECTIONS):
@@ -87,7 +91,9 @@ def open_fuse_to_all() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     missing = config.stash[kernel_missing] = config.stash[cgroups_missing] = enter_mount_namespace()
-    if not missing:
+    if IN_LAB:
+        config.stash[cgroups_missing] = "needs a cgroup of its own: the lab keeps the machine's"
+    elif not missing:
         try:
             config.stash[session_cgroup] = SessionCgroup.enter()
         except OSError as error:
@@ -113,6 +119,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = item.config.stash[key]
         if missing and item.get_closest_marker(marker):
             skip_or_fail(f"{marker} test {missing}")
+    if item.get_closest_marker("lab") and not IN_LAB:
+        pytest.skip("runs inside the lab machine")
 
 
 def skip_or_fail(reason: str) -> None:
