@@ -24,17 +24,14 @@ from watcher.model import UseRead
 NOT_ASKED = "mounted on demand with an idle time-out: not asked, so that it can idle out"
 
 
-def ways(watched: Watched) -> list[Standing]:
-    """The places at which it may be asked without keeping it; at the trigger while it is used, or fails."""
-    keeping_nothing = [s for s in watched.standings if not s.idles_out]
-    if keeping_nothing or not (watched.used or watched.health.reach in FAILING):
-        return keeping_nothing
-    return _seen(watched)
+def at_trigger(watched: Watched) -> list[Standing]:
+    """The places on triggers at which it may be asked, while it is used or fails; none if there are others."""
+    return _counted(watched) if watched.used or watched.health.reach in FAILING else []
 
 
 def is_idle(watched: Watched) -> bool:
-    """Whether only the counters can tell that it is to be asked."""
-    return not ways(watched) and bool(_seen(watched))
+    """Whether only its counters can tell that it is to be asked."""
+    return not (watched.used or watched.health.reach in FAILING) and bool(_counted(watched))
 
 
 def note_use(due: Iterable[Watched], everyone: Iterable[Watched], read: UseRead, now: float) -> None:
@@ -44,7 +41,9 @@ def note_use(due: Iterable[Watched], everyone: Iterable[Watched], read: UseRead,
     """
     spokesmen = _spokesmen(everyone)
     for watched in due:
-        counted = next((c for s in _seen(watched) if (c := read.counters.get(s.place.mount_point)) is not None), None)
+        counted = next(
+            (c for s in _counted(watched) if (c := read.counters.get(s.place.mount_point)) is not None), None
+        )
         is_new, moved = watched.counters is None, counted is not None and counted != watched.counters
         watched.counters = counted or watched.counters
         spokesman = spokesmen[watched.superblock.device]
@@ -64,8 +63,8 @@ def _spokesmen(everyone: Iterable[Watched]) -> dict[str, Watched]:
     return {w.superblock.device: w for w in nfs}
 
 
-def _seen(watched: Watched) -> list[Standing]:
-    """The places on triggers of which there are counters."""
-    if watched.superblock.fstype not in NFS:
+def _counted(watched: Watched) -> list[Standing]:
+    """Its places, if all are on triggers and there are counters of it; those of the host only."""
+    if watched.superblock.fstype not in NFS or any(not s.idles_out for s in watched.standings):
         return []
-    return [s for s in watched.standings if s.idles_out and s.container is None]
+    return [s for s in watched.standings if s.container is None]

@@ -143,7 +143,7 @@ class Tracker:
                 times.append(overdue)
             if not may_ask(watched, crowded):
                 continue
-            if ondemand.is_idle(watched) or self._roster.reachable(watched, self._absent):
+            if self._roster.reachable(watched, self._absent) or ondemand.is_idle(watched):
                 times.append(max(watched.next_at, self._roster.thaws_at(watched) or 0.0))
         return min(times, default=None)
 
