@@ -6,8 +6,8 @@ reading was somebody, and we may ask. That puts the end of the idle time off by 
 
 A mount that fails is asked on until it is well again or gone: who hangs in it does not call again, so no counter would
 tell of him, and nobody of the recovery. So this dead mount stays until its server is back, while without us it would
-idle out once nobody hangs in it. But it was asked because somebody had used it within the last interval: of a server
-that is switched off while nobody is there nothing is noticed, and nothing is kept.
+idle out once nobody hangs in it. But it was asked because somebody had used it within the last interval, or because
+we had just been started: of a server that is switched off while nobody is there nothing is noticed or kept.
 """
 
 from __future__ import annotations
