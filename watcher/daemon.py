@@ -225,6 +225,7 @@ class Daemon:
 
     async def _probe(self) -> None:
         """Start what is due, when it is due."""
+        proc = self._settings.paths.proc
         while True:
             self._wake.clear()
             now = monotonic()
@@ -238,6 +239,8 @@ class Daemon:
                     self._prober.look_at_wedged()
                     self._picture.handle(Overslept(), now)
                 self._take(self._picture.handle(Tick(), now), now)
+                if self._picture.wants_use(now):
+                    self._picture.handle(mount_table.use(proc), now)
                 for probes in sweeps_of(self._picture.start_due(now)):
                     self._tasks.start_soon(self._prober.sweep, probes)
                 await anyio.lowlevel.checkpoint()

@@ -8,8 +8,11 @@ or `since` are seconds of the monotonic clock, `wall` is seconds since the epoch
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+Counters = tuple[str, ...]  # of the use of one mount
 
 HOST = "host"  # the namespace that the watcher itself runs in; a container is "ct:<id>"
 
@@ -199,6 +202,13 @@ class TableUnreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class UseRead:
+    """What has been counted by now of the calls into the NFS mounts of the host (core.mountstats), by mount point."""
+
+    counters: Mapping[str, Counters]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeStarted:
     """The probe was handed to the prober: not due again before its report."""
 
@@ -235,6 +245,7 @@ Event = (
     TableRead
     | NamespaceGone
     | TableUnreadable
+    | UseRead
     | ProbeStarted
     | ProbeReport
     | ThreadGone

@@ -1,7 +1,7 @@
 """Blocking reads of procfs: the one place that has them.
 
 Only what cannot wait for another process's memory or for a file system is read here: mountinfo,
-stat, task, children, comm, status, ns, cgroup, and the stack of our own children; and cgroup.events of
+mountstats, stat, task, children, comm, status, ns, cgroup, and the stack of our own children; and cgroup.events of
 cgroupfs, which lies in memory, too. Not cmdline, environ or maps.
 """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -36,6 +37,7 @@ from watcher.model import (
     Tick,
     Transition,
     Usage,
+    UseRead,
     Verdict,
     Wedged,
 )
@@ -200,6 +202,8 @@ class Loop:
     answers: dict[Superblock, Answer] = field(default_factory=dict)
     transitions: list[Transition] = field(default_factory=list)
     asked: list[tuple[float, Probe]] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)  # by device: what others have called there
+    read_at: list[float] = field(default_factory=list)  # when the tracker wanted to know of them
     before_event: Callable[[Event], None] = lambda event: None
     after_event: Callable[[list[Transition]], None] = lambda transitions: None
     _queue: list[tuple[float, int, Event | None]] = field(default_factory=list)
@@ -251,6 +255,9 @@ class Loop:
 
     def _turn(self) -> None:
         self.handle(Tick())
+        if self.tracker.wants_use(self.now):
+            self.read_at.append(self.now)
+            self.handle(UseRead({m.mount_point: (str(self.calls[m.device]),) for m in self.mounts}))
         for asked in self.tracker.due(self.now):
             self.handle(ProbeStarted(asked))
             self.asked.append((self.now, asked))

@@ -88,12 +88,13 @@ def test_mounted_on_an_autofs_trigger(super_options: str, idles: bool) -> None:
     assert standing.idles_out is idles
 
 
-def test_below_a_file_system_of_a_trigger_is_not_on_the_trigger() -> None:
-    """autofs(5) expires what is mounted on its trigger; something mounted in that keeps it busy."""
+def test_below_a_file_system_of_a_trigger_idles_out_with_it() -> None:
+    """As NFS mounts by itself what its server has mounted there."""
     trigger = mount("/net", mount_id=2, fstype="autofs", source="auto", device="0:40", super_options="timeout=300")
     outer = mount("/net/nas", mount_id=3, parent=2)
     inner = mount("/net/nas/sub", mount_id=4, parent=3, device="0:51", root="/sub")
-    assert [s.idles_out for s in standings(trigger, outer, inner)] == [True, False]
+    assert [s.idles_out for s in standings(trigger, outer, inner)] == [True, True]
+    assert [s.idles_out for s in standings(trigger._replace(super_options="timeout=0"), outer, inner)] == [False, False]
 
 
 def test_what_lies_too_deep_in_a_container_is_left_out() -> None:

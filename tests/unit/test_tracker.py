@@ -5,7 +5,6 @@ import errno
 import pytest
 
 from tests.unit.mounts import (
-    REMOTE,
     SOME_USAGE,
     Loop,
     answered,
@@ -841,18 +840,6 @@ def test_a_dead_mount_that_was_only_shown_alarms_once_it_shall_be_told() -> None
     out = loop.tracker.configure(watching(), loop.now)
     loop.run(60)
     assert [t.change for t in [*out, *loop.transitions]] == [Change.BEGAN]
-
-
-# ---- automounts
-
-
-def test_what_shall_idle_out_is_not_asked() -> None:
-    trigger = mount("/net", mount_id=30, device="0:30", fstype="autofs", source="auto", super_options="rw,timeout=300")
-    loop = watch(trigger, mount("/net/nas", parent=30), chosen=watching(fstypes=["*", *REMOTE], exclude=["/"]))
-    loop.run(60)
-    assert loop.asked == []
-    assert list(loop.states()) == ["/net/nas"]
-    assert loop.states()["/net/nas"].status == "denied"
 
 
 # ---- odd moments

@@ -14,7 +14,7 @@ from watcher.model import Mount
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
-def _unescape(field: str) -> str:
+def unescape(field: str) -> str:
     """Undo fs/seq_file.c:mangle_path: space, tab, newline, backslash and # stand as \\ooo."""
     if "\\" not in field:
         return field
@@ -41,12 +41,12 @@ def parse_line(line: str) -> Mount | None:
             int(fields[0]),
             int(fields[1]),
             device,
-            _unescape(fields[3]),
-            _unescape(fields[4]),
+            unescape(fields[3]),
+            unescape(fields[4]),
             fields[5],
-            _unescape(fstype),
-            _unescape(source),
-            _unescape(" ".join(fields[dash + 3 :])),
+            unescape(fstype),
+            unescape(source),
+            unescape(" ".join(fields[dash + 3 :])),
         )
     except (ValueError, IndexError):
         return None

@@ -76,6 +76,10 @@ class Picture:
             *self.capacity.configure(rules.watched, rules.any_type, now, warn=rules.warn, wanted=rules.capacity),
         ]
 
+    def wants_use(self, now: float) -> bool:
+        """Whether a UseRead is to come before `start_due`."""
+        return self.tracker.wants_use(now)
+
     def start_due(self, now: float) -> Sequence[Probe]:
         """The probes to start now; they count as started."""
         probes = self.tracker.due(now) + self.capacity.due(now)

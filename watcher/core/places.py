@@ -82,7 +82,7 @@ def arrange(namespace: str, mounts: Sequence[Mount], chosen: Filter, container: 
                     for a in ancestors
                     if a.mount_id in watched and is_below(mount.mount_point, a.mount_point)
                 ),
-                idles_out=_idles_out(mount, ancestors),
+                idles_out=_idles_out(ancestors),
                 container=container,
                 lane=namespace if container is not None and _is_fuse_on_the_way([mount, *ancestors]) else "",
             )
@@ -94,12 +94,11 @@ def _is_fuse_on_the_way(way: Sequence[Mount]) -> bool:
     return any(mount.fstype.startswith("fuse") for mount in way)
 
 
-def _idles_out(mount: Mount, ancestors: Sequence[Mount]) -> bool:
-    """Whether the mount stands on, or below, an autofs trigger with a finite time-out (autofs(5))."""
-    for trigger in ancestors:
-        if trigger.fstype == "autofs":
-            timeout = option(trigger.super_options, "timeout")
-            return timeout is not None and timeout not in ("0", "-1")
-        if is_below(mount.mount_point, trigger.mount_point):
-            return False  # the file system it is mounted on is an ordinary one
-    return False
+def _idles_out(way: Sequence[Mount]) -> bool:
+    """Whether a walk to it crosses an autofs trigger with a finite time-out (autofs(5)), which would begin anew.
+
+    What is mounted below a file system of a trigger does not keep that busy: it expires with it.
+    """
+    return any(
+        mount.fstype == "autofs" and option(mount.super_options, "timeout") not in (None, "0", "-1") for mount in way
+    )

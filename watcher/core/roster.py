@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
+from watcher.core import ondemand
 from watcher.core.health import FAILING
 from watcher.core.mountinfo import option
 from watcher.core.places import LXCFS, Standing
@@ -117,11 +118,11 @@ class Roster:
 
     def reachable(self, watched: Watched, absent: set[Place]) -> list[Standing]:
         """The places at which it may be asked."""
-        return [
-            s
-            for s in watched.standings
-            if not s.idles_out and s.place not in absent and (not s.below or self.behind(s) is None)
-        ]
+        ways = [s for s in watched.standings if not s.idles_out and self._is_open(s, absent)]
+        return ways or [s for s in ondemand.at_trigger(watched) if self._is_open(s, absent)]
+
+    def _is_open(self, standing: Standing, absent: set[Place]) -> bool:
+        return standing.place not in absent and (not standing.below or self.behind(standing) is None)
 
     def behind(self, standing: Standing) -> Watched | None:
         """The failing mount that a walk to it would cross."""

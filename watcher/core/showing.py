@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from watcher.core import ondemand
 from watcher.core.health import ALARMED, FAILING
 from watcher.core.places import Standing
 from watcher.core.roster import MAX_WEDGED, Roster
@@ -28,9 +29,8 @@ def show(roster: Roster, watched: Watched, standing: Standing, *, crowded: bool)
     readonly = watched.is_readonly(standing)
     if blocker is not None:
         reach, status, error = Reach.UNKNOWN, "unknown", f"behind {blocker}"
-    elif standing.idles_out and reach is Reach.UNKNOWN:
-        reach, status = Reach.DENIED, "denied"
-        error = "mounted on demand with an idle time-out: not asked, so that it can idle out"
+    elif standing.idles_out and reach is Reach.UNKNOWN and not watched.used:
+        reach, status, error = Reach.DENIED, "denied", ondemand.NOT_ASKED
     elif frozen and reach is Reach.UNKNOWN:
         reach, status = Reach.DENIED, "denied"
         error = "its container is frozen (a backup does that): not judged"

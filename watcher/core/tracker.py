@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from watcher.core import ondemand
 from watcher.core.departed import Departed
 from watcher.core.filters import Filter
 from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
@@ -37,6 +38,7 @@ from watcher.model import (
     ThreadGone,
     Tick,
     Transition,
+    UseRead,
     Verdict,
     Wedged,
 )
@@ -45,6 +47,7 @@ MAX_ANSWERED = 10_000  # of which it is remembered, containers' included
 MAX_DEFERRED = 3  # reports in a row that wait for the verdict on a mount on the way
 SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
+SETTLED = frozenset({Reach.OK, Reach.DENIED})  # until somebody uses it again
 
 Identity = tuple[Place, str, str, str]  # place, root, fstype, source: what a mount is over a reboot
 
@@ -87,6 +90,8 @@ class Tracker:
                 return self._still_wedged(event, now)
             case Tick():
                 return self._elapsed(now)
+            case UseRead():
+                ondemand.note_use(self._idle(now), self._roster, event, now)
             case Overslept():
                 # What still hangs in a wedged thread has been looked at; of the rest the time tells nothing.
                 for watched in self._roster:
@@ -125,14 +130,20 @@ class Tracker:
                 probes.append(watched.probe(standing, deep=watched.wants_deep(now)))
         return probes
 
+    def wants_use(self, now: float) -> bool:
+        """Whether a UseRead is to come before `due` is asked."""
+        return bool(self._idle(now))
+
     def next_due(self) -> float | None:
-        """When `due` or a Tick next has something to do."""
+        """When `due`, a Tick or a UseRead next has something to do."""
         times = [due] if (due := self._departed.next_due()) is not None else []
         crowded = self._roster.crowded()
         for watched in self._roster:
             if (overdue := watched.health.overdue_at(watched.pace, self._grace_until)) is not None:
                 times.append(overdue)
-            if may_ask(watched, crowded) and self._roster.reachable(watched, self._absent):
+            if not may_ask(watched, crowded):
+                continue
+            if self._roster.reachable(watched, self._absent) or ondemand.is_idle(watched):
                 times.append(max(watched.next_at, self._roster.thaws_at(watched) or 0.0))
         return min(times, default=None)
 
@@ -162,6 +173,11 @@ class Tracker:
     def left_out(self) -> dict[str, int]:
         """By namespace: mounts that are not watched since there are too many."""
         return dict(self._left_out)
+
+    def _idle(self, now: float) -> list[Watched]:
+        """What is due if it has been used."""
+        crowded = self._roster.crowded()
+        return [w for w in self._roster if w.next_at <= now and ondemand.is_idle(w) and may_ask(w, crowded)]
 
     # ---- tables
 
@@ -245,7 +261,7 @@ class Tracker:
             self._roster.leave(watched, standing)
             if health.reach in ALARMED and health.failing_since is not None:
                 self._departed.died(place, health.failing_since, now)
-            elif was_good and place not in replaced and not standing.show_only:
+            elif was_good and place not in replaced and not standing.show_only and not standing.idles_out:
                 out += self._departed.vanished(place, subject_of(watched.superblock, [standing]), now)
         return out + watched.gone(gone, now, reason) if gone else out
 
@@ -304,6 +320,7 @@ class Tracker:
         watched.next_at = next_probe(
             health.reach, watched.pace, started=report.started, now=now, failing_since=health.failing_since
         )
+        watched.used = health.reach not in SETTLED
         out = self._changed(watched, before, now)
         if health.reach is Reach.OK and before is not Reach.OK:
             for standing in watched.standings:

@@ -12,6 +12,7 @@ from watcher.core.places import LXCFS, Standing
 from watcher.core.schedule import VOID_RETRY
 from watcher.model import (
     Change,
+    Counters,
     Kind,
     Pace,
     Place,
@@ -53,6 +54,8 @@ class Watched:
     voids: int = 0  # probes in a row that told nothing
     on_host: bool = False  # it stands, or stood, in a place of the host's
     refused_inside: bool = False  # to who asks from the user namespace of its container
+    used: bool = False  # since it was last judged, where that decides whether it is asked (`ondemand`)
+    counters: Counters | None = None  # of its use, as last read
 
     @property
     def is_fuse(self) -> bool:

@@ -11,7 +11,8 @@ from time import monotonic
 
 from watcher import procfs
 from watcher.core.mountinfo import parse
-from watcher.model import HOST, TableRead, TableUnreadable
+from watcher.core.mountstats import counters
+from watcher.model import HOST, TableRead, TableUnreadable, UseRead
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,15 @@ async def tables(proc: str, wanted: asyncio.Event) -> AsyncIterator[TableRead | 
                 await asyncio.sleep(rest)
     finally:
         changes.close()
+
+
+def use(proc: str) -> UseRead:
+    """What has been counted of the use of our NFS mounts: from memory only, whatever their servers do."""
+    try:
+        return UseRead(counters(procfs.read(f"{proc}/self/mountstats")))
+    except OSError as e:
+        log.debug("cannot see which mounts are used: %s", e.strerror)
+        return UseRead({})  # what shall idle out is not asked, then
 
 
 async def _first_of(*events: asyncio.Event, timeout: float) -> None:

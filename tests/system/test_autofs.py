@@ -1,0 +1,222 @@
+"""NFS on demand under a real systemd: never woken, watched while it is used, and gone when it is idle."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.fakes.fuse import FuseMount, FuseServer
+from tests.fakes.receivers import GotifyReceiver
+from tests.integration.service import Service, toml
+from tests.system.net import ADDRESS, EXPORTS, Server, run
+from watcher import procfs
+from watcher.core.mountinfo import parse
+from watcher.model import Mount
+from watcher.sources.mount_table import use
+
+pytestmark = [pytest.mark.lab("autofs"), pytest.mark.timeout(300)]
+
+LIMIT = 90.0  # seconds for anything that takes a few: the machine is slow, and others use it
+POLL = 0.1
+POINT = "/mnt/demand"
+UNITS = Path("/run/systemd/system")
+IDLE = 6  # seconds
+
+# Alarms after 3 s.
+CONFIG = """
+[watch]
+include = {include}
+containers = false
+[probe]
+interval = "1s"
+timeout = "1s"
+stale_interval = "1s"
+alarm_after = "3s"
+startup_grace = "0s"
+[notify]
+group_wait = "300ms"
+[[notify.channels]]
+name = "gotify"
+url = "{url}"
+[state]
+path = "{directory}/state.db"
+[paths]
+runtime = "{directory}/run"
+"""
+
+
+class Site(NamedTuple):
+    """A directory, the server, and a FUSE mount whose probes tell how often the service has looked around."""
+
+    path: Path
+    server: Server
+    clock: FuseMount
+
+    @contextmanager
+    def config(self, gotify: GotifyReceiver) -> Iterator[list[str]]:
+        path = self.path / "config.toml"
+        include = toml([POINT, self.clock.mount_point])
+        path.write_text(CONFIG.format(include=include, url=gotify.url, directory=self.path))
+        yield ["--config", str(path)]
+
+    def rounds(self) -> int:
+        return self.clock.counters().requests.get("STATFS", 0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as server:
+        server.nfs()
+        yield server
+
+
+@pytest.fixture
+def site(server: Server, fuse: FuseServer, mount_dir: Callable[..., bytes], tmp_path: Path) -> Iterator[Site]:
+    """With a trigger at POINT."""
+    Path(POINT).mkdir(parents=True, exist_ok=True)
+    UNITS.mkdir(parents=True, exist_ok=True)
+    (UNITS / "mnt-demand.mount").write_text(
+        f"[Mount]\nWhat={ADDRESS}:{EXPORTS}/nfs\nWhere={POINT}\nType=nfs\nOptions=vers=4.2\n"
+    )
+    (UNITS / "mnt-demand.automount").write_text(f"[Automount]\nWhere={POINT}\nTimeoutIdleSec={IDLE}\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "mnt-demand.automount")
+    try:
+        yield Site(tmp_path, server, fuse.mount(mount_dir("clock")))
+    finally:
+        server.join()
+        run("systemctl", "stop", "mnt-demand.automount", "mnt-demand.mount")
+
+
+def mounted() -> Mount | None:
+    """What the trigger has mounted. (Asked of the table: a look at the path would set it off.)"""
+    table = parse(Path("/proc/self/mountinfo").read_bytes())
+    assert any(m.mount_point == POINT and m.fstype == "autofs" for m in table), "the trigger itself is gone"
+    return next((m for m in table if m.mount_point == POINT and m.fstype != "autofs"), None)
+
+
+def probes() -> int:
+    """How often the mount has been asked for its size since it was mounted; nobody but the service does that here."""
+    stats = Path("/proc/self/mountstats").read_text().partition(f" mounted on {POINT} with fstype nfs4 ")[2]
+    return int(stats.partition("STATFS: ")[2].split()[0]) if stats else 0
+
+
+async def until(true: Callable[[], bool], what: str) -> None:
+    try:
+        async with asyncio.timeout(LIMIT):
+            while not true():
+                await asyncio.sleep(POLL)
+    except TimeoutError:
+        raise AssertionError(f"not within {LIMIT:g} s: {what}") from None
+
+
+async def rounds(site: Site, count: int) -> None:
+    """Until the service has looked around so many times."""
+    first = site.rounds()
+    await until(lambda: site.rounds() >= first + count, f"{count} rounds of probes")
+
+
+async def look() -> None:
+    """One look of a user."""
+    process = await asyncio.create_subprocess_exec("ls", POINT, stdout=subprocess.DEVNULL)
+    assert await process.wait() == 0
+
+
+@contextmanager
+def user() -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody who reads a file in it, five times a second."""
+    program = f"import time\nwhile True:\n    open('{POINT}/file').read()\n    time.sleep(0.2)"
+    with subprocess.Popen([sys.executable, "-S", "-c", program], cwd="/") as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told(service: Service, gotify: GotifyReceiver) -> list[str]:
+    return [m.title for m in gotify.received] + service.found("stale|ok again|NO ANSWER")
+
+
+async def test_it_is_not_woken_is_watched_while_used_and_idles_out(site: Site) -> None:
+    async with GotifyReceiver() as gotify:
+        with site.config(gotify) as arguments:
+            async with Service(arguments, {}) as service:
+                await rounds(site, 5)
+                assert mounted() is None, "woken by us"
+
+                with user():
+                    await until(lambda: mounted() is not None, "mounted for its user")
+                    await service.wait_for_line(f"watching {POINT}")
+                    for _ in range(2):
+                        before = probes()
+                        await until(lambda: probes() >= before + 4, "probed while it is used")  # noqa: B023
+                await until(lambda: mounted() is None, "idle, and unmounted")
+
+                await rounds(site, 5)
+                assert mounted() is None, "woken by us"
+                await look()
+                await until(lambda: probes() >= 1, "asked when it appears")
+                at = site.rounds()
+                # What the look moved after that, a second probe sees.
+                await until(lambda: mounted() is None or probes() > 2, "idle, and unmounted")
+                assert mounted() is None, "asked, and nobody was there"
+                assert site.rounds() - at >= 3
+                assert told(service, gotify) == []
+                assert await service.end() == 0
+
+
+async def test_who_hangs_in_it_is_told_of_and_the_recovery_too(site: Site) -> None:
+    async with GotifyReceiver() as gotify:
+        with site.config(gotify) as arguments:
+            async with Service(arguments, {}) as service:
+                with user():
+                    await until(lambda: mounted() is not None and probes() >= 2, "probed while it is used")
+                    site.server.cut()
+                    [alarm] = await gotify.wait_for(1, LIMIT)
+                    assert f"{ADDRESS} NO ANSWER" in alarm.title or POINT in alarm.title
+                    await rounds(site, 5)
+                    site.server.join()
+                    _, recovery = await gotify.wait_for(2, LIMIT)
+                    assert " ok after " in recovery.title
+                await until(lambda: mounted() is None, "idle, and unmounted")
+                await rounds(site, 3)
+                assert len(gotify.received) == 2
+                assert await service.end() == 0
+
+
+async def test_a_server_that_dies_while_nobody_is_there_is_nobodys_matter(site: Site) -> None:
+    async with GotifyReceiver() as gotify:
+        with site.config(gotify) as arguments:
+            async with Service(arguments, {}) as service:
+                await look()
+                await until(lambda: probes() >= 1, "asked once when it appears")
+                await rounds(site, 2)  # what the look had moved is read by now
+                assert mounted() is not None
+                site.server.cut()
+                await until(lambda: mounted() is None, "idle, and unmounted although its server is dead")
+                await rounds(site, 5)
+                assert told(service, gotify) == []
+                assert await service.end() == 0
+
+
+async def test_the_counters_are_read_without_the_server(site: Site) -> None:
+    """And show who hangs, but no probe."""
+    await look()
+    site.server.cut()
+    before = use("/proc")
+    with user():
+        await until(lambda: use("/proc") != before, "a call is counted that the server will not answer")
+    hanging = use("/proc")
+    assert POINT in hanging.counters
+    asking = [sys.executable, "-S", "-c", f"import os; os.statvfs(os.open('{POINT}', os.O_PATH))"]
+    with subprocess.Popen(asking, cwd="/") as process:
+        await until(lambda: "nfs_statfs" in procfs.stack("/proc", process.pid, process.pid), "hangs as a probe does")
+        assert use("/proc") == hanging
+        process.kill()
