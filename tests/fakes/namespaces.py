@@ -6,6 +6,7 @@ Standard library only, and single-threaded processes only. System call numbers a
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -133,15 +134,15 @@ def become_known_as(comm: str, argv: list[str]) -> None:
     layout = _MemoryMap(
         **known, brk=_libc.sbrk(0), arg_start=start, arg_end=start + len(text), exe_fd=ctypes.c_uint32(-1).value
     )
-    _check(
-        _libc.prctl(
-            PR_SET_MM,
-            ctypes.c_ulong(PR_SET_MM_MAP),
-            ctypes.byref(layout),
-            ctypes.c_ulong(ctypes.sizeof(layout)),
-            ctypes.c_ulong(0),
-        )
-    )
+    map_it = ctypes.c_ulong(PR_SET_MM_MAP), ctypes.byref(layout), ctypes.c_ulong(ctypes.sizeof(layout))
+    try:
+        _check(_libc.prctl(PR_SET_MM, *map_it, ctypes.c_ulong(0)))
+    except OSError as error:
+        # A kernel without CONFIG_CHECKPOINT_RESTORE (the labs' have none): over the words that are there, if it fits.
+        old, end = int(fields[45]), int(fields[46])
+        if error.errno not in (errno.EINVAL, errno.EPERM) or len(text) > end - old:
+            raise
+        ctypes.memmove(old, text.ljust(end - old, b"\0"), end - old)
     _prctl(PR_SET_NAME, os.fsencode(comm))
 
 

@@ -61,6 +61,7 @@ class Unit:
             PREFIX.symlink_to(sys.prefix)
         shutil.copy(SOURCE, INSTALLED)
         await self.systemctl("daemon-reload")
+        await command("systemctl", "reset-failed", NAME)
         follow = ["journalctl", "-f", "--no-tail", "-o", "json", f"--since=@{time.time():.6f}", "-u", NAME]
         self._journal = await asyncio.create_subprocess_exec(*follow, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
         self._reading = asyncio.create_task(self._read())
@@ -72,7 +73,7 @@ class Unit:
         if kind is not None:
             status = await command("systemctl", "status", "--no-pager", "-l", "-n0", NAME)
             sys.stderr.write(f"{status.out}---- the journal\n{self.log}\n")
-        await self.systemctl("disable", "--now", "--quiet")
+        await self.systemctl("stop")
         for pid in self.processes():  # those that can die
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -82,8 +83,6 @@ class Unit:
         INSTALLED.unlink()
         for directory in (DROP_INS, CONFIG.parent, STATE, RUNTIME):
             shutil.rmtree(directory, ignore_errors=True)
-        await self.systemctl("daemon-reload")
-        await command("systemctl", "reset-failed", NAME)
 
     async def _read(self) -> None:
         assert self._journal.stdout is not None
