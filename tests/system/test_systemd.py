@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.containers import Containers
-from tests.fakes.fuse import CONNECTIONS, HANG, OK, FuseMount, FuseServer
+from tests.fakes.fuse import CONNECTIONS, HANG, OK, UNREAD, FuseMount, FuseServer
 from tests.fakes.receivers import GotifyReceiver
 from tests.system import sandbox
 from tests.system import unit as units
@@ -92,7 +92,7 @@ def asked(mounted: FuseMount) -> int:
     return mounted.counters().requests.get("STATFS", 0)
 
 
-async def rounds(mounted: FuseMount, more: int = 4) -> None:
+async def rounds(mounted: FuseMount, more: int = 3) -> None:
     """Until a mount that answers has been asked so many times more."""
     had = asked(mounted)
     await wait_until(lambda: asked(mounted) >= had + more, f"{more} more probes")
@@ -104,11 +104,17 @@ async def rounds(mounted: FuseMount, more: int = 4) -> None:
 async def test_the_unit_is_clean_and_as_closed_as_it_claims(unit: Unit, capsys: pytest.CaptureFixture[str]) -> None:
     verified = await command("systemd-analyze", "verify", NAME)
     assert verified == (0, "", "")
+    exposed = await exposure()
+    say(capsys, f"exposure {exposed}")
+    assert exposed <= 4.5  # what each tenth is for stands in the README
+
+
+async def exposure() -> float:
+    """Of ten, as `systemd-analyze security` reckons."""
     security = await command("systemd-analyze", "security", "--no-pager", NAME)
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", security.out)
     assert found, security
-    say(capsys, found[0])
-    assert float(found[1]) <= 4.5
+    return float(found[1])
 
 
 async def test_what_the_sandbox_lets_pass(unit: Unit) -> None:
@@ -334,14 +340,15 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
                 await unit.drop_in(f"LoadCredential=gotify:{secret}")
                 await unit.systemctl("start")
                 await unit.status("watching 3 mounts on the host and in 1 container: 3 ok")
-                await wait_until(lambda: answered() == {"host": 2, ct.namespace: 1}, "what has answered is kept")
+                await wait_until(lambda: answered() == {"host": 2}, "what has answered is kept")
                 pid = await unit.main_pid()
                 assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/1/ns/mnt")  # credentials need none
 
                 server.cut()
                 own.set(HANG)
-                inside.set(HANG)
+                inside.set(UNREAD)  # can be killed, though in another user namespace
                 told = {m.title: m.message for m in await gotify.wait_for(3, timeout=LIMIT)}
+                assert len(noted_threads()) == 1  # what can be killed has been
                 server.join()
                 own.set(OK)
                 inside.set(OK)
@@ -353,10 +360,26 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
     assert "plex" in by_place["/mnt/inside"]
 
 
+async def test_hosts_without_containers_can_close_it_further(unit: Unit, place: Place) -> None:
+    units.DROP_INS.mkdir()
+    shutil.copy(units.SOURCE.with_name("without-containers.conf"), units.DROP_INS)
+    await unit.systemctl("daemon-reload")
+    assert (await command("systemd-analyze", "verify", NAME)) == (0, "", "")
+    assert await exposure() <= 3.8
+    mounted = place.mount("nas")
+    unit.configure([place.pattern])
+    await unit.systemctl("start")
+    await rounds(mounted)
+    mounted.set(HANG)
+    await unit.line(r"stale: .*/nas .*\(hangs in ")
+    mounted.set(OK)
+    await unit.line("stale no more: .*/nas")
+
+
 def answered() -> dict[str, int]:
     """How many mounts of which namespace the state has."""
     try:
         with closing(sqlite3.connect(f"file:{STATE / 'state.db'}?mode=ro", uri=True)) as db:
             return dict(db.execute("SELECT namespace, count(*) FROM answered GROUP BY namespace").fetchall())
-    except sqlite3.Error:  # not there yet
+    except sqlite3.Error as e:  # not there yet
         return {}

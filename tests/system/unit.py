@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.integration.service import FAST, Outcome, toml
+from tests.integration.service import Outcome, toml
 from tests.system.labs import CHECKOUT
 
 NAME = "mountwatch.service"
@@ -38,7 +38,17 @@ CONFIG = Path("/etc/mountwatch/config.toml")
 STATE, RUNTIME = Path("/var/lib/mountwatch"), Path("/run/mountwatch")
 CGROUP = Path("/sys/fs/cgroup/system.slice", NAME)
 LIMIT = 60.0  # seconds for what takes a few: a lab is slow, and may share its processor with others
-POLL = 0.05  # seconds between two looks at what tells of no change
+POLL = 0.1  # seconds between two looks at what tells of no change
+
+# Alarms within seconds, at a pace at which starting probes is not all that a lab does.
+QUICK = {
+    "interval": "500ms",
+    "timeout": "400ms",
+    "stale_interval": "500ms",
+    "alarm_after": "1s",
+    "alarm_after_error": "500ms",
+    "startup_grace": "0s",
+}
 
 Entry = dict[str, Any]  # of the journal
 
@@ -70,9 +80,8 @@ class Unit:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            status = await command("systemctl", "status", "--no-pager", "-l", "-n0", NAME)
-            sys.stderr.write(f"{status.out}---- the journal\n{self.log}\n")
+        status = await command("systemctl", "status", "--no-pager", "-l", "-n0", NAME)
+        sys.stderr.write(f"{status.out}---- the journal\n{self.log}\n")  # shown if the test fails
         await self.systemctl("stop")
         for pid in self.processes():  # those that can die
             with contextlib.suppress(ProcessLookupError):
@@ -99,9 +108,9 @@ class Unit:
         await self.systemctl("daemon-reload")
 
     def configure(self, include: Sequence[str], channels: Iterable[str] = (), *, more: str = "", **probe: str) -> None:
-        """Write the configuration. `channels`: for each the line that says where its URL is; `probe`: over FAST."""
+        """Write the configuration. `channels`: for each the line that says where its URL is; `probe`: over QUICK."""
         lines = ["[watch]", f"include = {toml(include)}", "[probe]"]
-        lines += [f"{key} = {toml(value)}" for key, value in (FAST | probe).items()]
+        lines += [f"{key} = {toml(value)}" for key, value in (QUICK | probe).items()]
         lines += ["[notify]", 'group_wait = "300ms"']
         for number, line in enumerate(channels):
             lines += ["[[notify.channels]]", f'name = "channel-{number}"', line]
