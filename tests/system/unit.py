@@ -38,7 +38,7 @@ CONFIG = Path("/etc/mountwatch/config.toml")
 STATE, RUNTIME = Path("/var/lib/mountwatch"), Path("/run/mountwatch")
 CGROUP = Path("/sys/fs/cgroup/system.slice", NAME)
 LIMIT = 60.0  # seconds for what takes a few: a lab is slow, and may share its processor with others
-POLL = 0.1  # seconds between two looks at what tells of no change
+POLL = 0.2  # seconds between two looks at what tells of no change
 
 # Alarms within seconds, at a pace at which starting probes is not all that a lab does.
 QUICK = {
@@ -65,12 +65,12 @@ class Unit:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self._news = asyncio.Event()
+        self._changed = True  # the files, and systemd has not read them yet
 
     async def __aenter__(self) -> Self:
         if not PREFIX.exists():
             PREFIX.symlink_to(sys.prefix)
         shutil.copy(SOURCE, INSTALLED)
-        await self.systemctl("daemon-reload")
         await command("systemctl", "reset-failed", NAME)
         follow = ["journalctl", "-f", "--no-tail", "-o", "json", f"--since=@{time.time():.6f}", "-u", NAME]
         self._journal = await asyncio.create_subprocess_exec(*follow, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
@@ -101,11 +101,11 @@ class Unit:
 
     # ---- what is set
 
-    async def drop_in(self, *lines: str, name: str = "test") -> None:
+    def drop_in(self, *lines: str) -> None:
         """Lines of [Service] that change the unit, as `systemctl edit` would."""
         DROP_INS.mkdir(exist_ok=True)
-        (DROP_INS / f"{name}.conf").write_text("\n".join(["[Service]", *lines, ""]))
-        await self.systemctl("daemon-reload")
+        (DROP_INS / "override.conf").write_text("\n".join(["[Service]", *lines, ""]))
+        self._changed = True
 
     def configure(self, include: Sequence[str], channels: Iterable[str] = (), *, more: str = "", **probe: str) -> None:
         """Write the configuration. `channels`: for each the line that says where its URL is; `probe`: over QUICK."""
@@ -125,10 +125,17 @@ class Unit:
     # ---- what systemd does and says
 
     async def systemctl(self, verb: str, *options: str) -> None:
-        """A verb that must succeed, on the unit where it is one of a unit."""
-        argv = ["systemctl", verb, *options]
-        done = await command(*argv, *([] if verb == "daemon-reload" else [NAME]))
-        assert done.code == 0, f"{' '.join(argv)}: {done.code}\n{done.err}\n{self.log}"
+        """A verb that must succeed."""
+        await self.reload()
+        done = await command("systemctl", verb, *options, NAME)
+        assert done.code == 0, f"systemctl {verb}: {done.code}\n{done.err}\n{self.log}"
+
+    async def reload(self) -> None:
+        """`systemctl daemon-reload`, which is slow, only where it is needed."""
+        if self._changed:
+            done = await command("systemctl", "daemon-reload")
+            assert done.code == 0, done.err
+            self._changed = False
 
     async def show(self, *properties: str, unit: str = NAME) -> dict[str, str]:
         done = await command("systemctl", "show", f"--property={','.join(properties)}", unit)
