@@ -24,7 +24,7 @@ from typing import Self
 
 from tests.fakes.fuse import SERVER, FuseServer, ServerProcess
 from tests.fakes.loop_image import LoopImage
-from tests.system.net import run
+from tests.system.net import run, wait_until
 
 LXC = Path("/var/lib/lxc")
 BRIDGE = "br0"
@@ -76,9 +76,11 @@ class Container:
         address: str = "",
         unprivileged: bool = False,
         own_disk: bool = False,
+        private: bool = False,
     ) -> None:
         """`binds`: directories of the host and where they stand inside. `address`: its own, on the server's wire.
 
+        What the host mounts upon a bound directory later is seen inside, too, as LXC has it, unless it is `private`.
         `own_disk`: its root is an image on a loop device, mounted by the monitor in a mount namespace of its own.
         """
         self.ctid, self.name = ctid, name
@@ -90,7 +92,8 @@ class Container:
         os.chmod("/dev/fuse", 0o666)  # as udev makes it; there is none in the lab
         config = _CONFIG.format(name=name, ctid=ctid, root=self.root)
         for source, target in (binds or {}).items():
-            config += f"lxc.mount.entry = {source} {target.lstrip('/')} none bind,create=dir 0 0\n"
+            options = "bind,create=dir,private" if private else "bind,create=dir"
+            config += f"lxc.mount.entry = {source} {target.lstrip('/')} none {options} 0 0\n"
         config += self._network(address) + (self._idmap() if unprivileged else "")
         self.image: LoopImage | None = None
         if own_disk:
@@ -176,6 +179,12 @@ class Container:
     def _wait_for(self, state: str, limit: float = WAIT) -> None:
         run("lxc-wait", "-n", self.ctid, "-s", state, "-t", str(int(limit)), limit=limit + 5)
 
+    def reboot(self) -> None:
+        """From inside: the monitor stays, and starts another init. Returns when that runs."""
+        before = self.init
+        self.run("busybox", "reboot", "-f", check=False)
+        wait_until(lambda: self.runs and self.init not in (0, before), "another init runs")
+
     def freeze(self) -> None:
         run("lxc-freeze", "-n", self.ctid)
 
@@ -184,8 +193,8 @@ class Container:
 
     @property
     def init(self) -> int:
-        """The pid of its init."""
-        return int(run("lxc-info", "-n", self.ctid, "-p", "-H"))
+        """The pid of its init, 0 if there is none."""
+        return int(run("lxc-info", "-n", self.ctid, "-p", "-H") or 0)
 
     @property
     def runs(self) -> bool:

@@ -105,7 +105,7 @@ async def test_fuse_inside_an_unprivileged_container(row: Callable[[Row], None])
 @pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_containers_are_found_and_named_however_they_were_started(server: Server) -> None:
-    """In the foreground below systemd, as Proxmox VE does, before the service; daemonised, while it runs."""
+    """In the foreground below systemd, as Proxmox VE does, before the service; daemonised, while it runs; rebooted."""
     with (
         server.nfs_mount(NFS),
         Container("101", "plex", binds={NFS: "/media"}, own_disk=True) as plex,
@@ -116,6 +116,8 @@ async def test_containers_are_found_and_named_however_they_were_started(server: 
             await watch.status("2 mounts on the host and in 1 container: 2 ok$")
             await asyncio.to_thread(arr.start, foreground=False)
             await watch.status("3 mounts on the host and in 2 containers: 3 ok$")
+            await asyncio.to_thread(plex.reboot)
+            await watch.service.wait_for_line("watching ct:101:/media", 2)
             code, shown = await asyncio.to_thread(once, config=watch.config)
             assert watch.messages == []
         inside = {
@@ -244,6 +246,31 @@ async def test_what_a_container_mounts_while_it_runs(server: Server) -> None:
             assert len(watch.messages) == 2
     assert alarm.title == f"🔴 {HOST}: CT 101 plex /mnt/late NO ANSWER"
     assert recovery.title.startswith(f"🟢 {HOST}: CT 101 plex /mnt/late ok after ")
+
+
+@pytest.mark.lab("lxc2")
+@pytest.mark.timeout(180)
+async def test_what_the_host_mounts_after_containers_were_started(server: Server) -> None:
+    """LXC lets it come in, and all is well; a container that it does not reach writes on the host's disk."""
+    Path(NFS).mkdir(exist_ok=True)
+    with (
+        Container("101", "plex", binds={NFS: "/media"}) as plex,
+        Container("102", "arr", binds={NFS: "/data"}, unprivileged=True, private=True) as arr,
+    ):
+        plex.start()
+        arr.start()
+        async with Watch([NFS, "ct:*"], probe=QUICK, containers=True, on=("stale", "vanished")) as watch:
+            await watch.status("watching 0 mounts on the host and in 2 containers")
+            with server.nfs_mount(NFS):
+                alarm = await watch.next_message(0)
+                await watch.status("watching 3 mounts .*: 2 ok, 1 missing$")
+                await asyncio.to_thread(arr.stop)
+                await asyncio.to_thread(arr.start)
+                recovery = await watch.next_message(1)
+                await watch.status("watching 3 mounts .*: 3 ok$")
+                assert len(watch.messages) == 2
+    assert alarm.title == f"🟠 {HOST}: CT 102 arr /data NOT MOUNTED"
+    assert recovery.title.startswith(f"🟢 {HOST}: CT 102 arr /data remounted, ok after ")
 
 
 def waits_uninterruptibly(service: Service) -> bool:
