@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 SIZE = 8 * 2**20  # bytes, sparse
@@ -21,11 +22,12 @@ LOOP_CLR_FD = 0x4C01  # linux/loop.h
 class LoopImage:
     """Raises subprocess.CalledProcessError where this machine has no loop devices, or no ext4."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mkfs: Sequence[str] = ("mkfs.ext4", "-q", "-F")) -> None:
+        """`mkfs`: what makes the file system, before the path."""
         self.path = path
         with open(path, "wb") as image:
             image.truncate(SIZE)
-        _run("mkfs.ext4", "-q", "-F", str(path))
+        _run(*mkfs, str(path))
         self.device = _run("losetup", "--find", "--show", str(path)).strip()
 
     def in_use(self) -> bool:

@@ -75,6 +75,17 @@ class Server:
 
     # ---- the wire
 
+    @staticmethod
+    def bridge(name: str = "br0") -> None:
+        """Put our end of the wire, and our address, on a bridge, so that containers can be on the same wire."""
+        if Path("/sys/class/net", name).exists():
+            return
+        run("ip", "link", "add", name, "type", "bridge")
+        run("ip", "link", "set", name, "up")
+        run("ip", "addr", "del", f"{CLIENT}/24", "dev", "veth0")
+        run("ip", "addr", "add", f"{CLIENT}/24", "dev", name)
+        run("ip", "link", "set", "veth0", "master", name)
+
     def cut(self) -> None:
         """From now on no packet passes; nobody is told."""
         self.join()

@@ -50,8 +50,9 @@ class Control:
     With one difference: who started it does not wait for a child that cannot be killed.
     """
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, place: str, inside: Sequence[str] = ()) -> None:
+        """`inside`: what stands before a command that is to run in a container."""
+        self._command = [*inside, "stat", "-c", "%i", place]
         self._said: list[tuple[float, str]] = []
         self._left: list[int] = []  # killed, and maybe still there
         self._over = threading.Event()
@@ -68,7 +69,7 @@ class Control:
         # Without subprocess: it complains of children that are still there.
         with tempfile.TemporaryFile() as errors:
             files = [(os.POSIX_SPAWN_DUP2, errors.fileno(), 2), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
-            pid = os.posix_spawn("/usr/bin/stat", ["stat", "-c", "%i", self._place], os.environ, file_actions=files)
+            pid = os.posix_spawnp(self._command[0], self._command, os.environ, file_actions=files)
             until = time.monotonic() + 2
             while True:
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -212,13 +213,15 @@ class Watch:
         *,
         begins: str = "🔴",
         ends: str = " ok after ",
+        inside: Sequence[str] = (),
     ) -> Told:
         """Break and mend: the message of each, and the control's words in between.
 
-        `begins`, `ends`: what stands in the titles of the two.
+        `begins`, `ends`: what stands in the titles of the two. `inside`: what stands before a command that is to run
+        in the container whose `place` it is.
         """
         had = len(self.gotify.received)
-        control = Control(str(place))
+        control = Control(str(place), inside)
         try:
             await asyncio.to_thread(breaks)
             began = time.monotonic()
@@ -227,7 +230,7 @@ class Watch:
             said = control.since(began)
             assert begins in alarm.title, self.messages
             await asyncio.to_thread(mends)
-            await asyncio.to_thread(until_it_answers, str(place))
+            await asyncio.to_thread(until_it_answers, str(place), inside)
             back = time.monotonic()
             recovery = await self.next_message(had + 1)
             recovery_after = time.monotonic() - back
@@ -237,12 +240,12 @@ class Watch:
         return Told(alarm, alarm_after, said, recovery, recovery_after)
 
 
-def until_it_answers(place: str, limit: float = PATIENCE) -> None:
+def until_it_answers(place: str, inside: Sequence[str] = (), limit: float = PATIENCE) -> None:
     """Until a plain `stat -f` answers, and a moment later once more: after an outage requests come in a burst."""
     until = time.monotonic() + limit
     good = 0
     while good < 2:
-        process = subprocess.Popen(["stat", "-f", place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*inside, "stat", "-f", place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             good = good + 1 if process.wait(max(0.1, until - time.monotonic())) == 0 else 0
         except subprocess.TimeoutExpired:
