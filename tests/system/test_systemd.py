@@ -28,14 +28,16 @@ from tests.system import unit as units
 from tests.system.net import Server, mountinfo, run
 from tests.system.unit import LIMIT, NAME, RUNTIME, STATE, Unit, command, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 WEDGED = 50
 
 
 @pytest.fixture(
     autouse=True,
     params=[
-        pytest.param("trixie", marks=pytest.mark.lab("systemd-257", suite="trixie")),
-        pytest.param("bookworm", marks=pytest.mark.lab("systemd-252", suite="bookworm")),
+        pytest.param("trixie", marks=pytest.mark.lab("systemd-257", suite="trixie", limit=600)),
+        pytest.param("bookworm", marks=pytest.mark.lab("systemd-252", suite="bookworm", limit=600)),
     ],
 )
 def debian() -> None:
