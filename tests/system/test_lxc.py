@@ -214,7 +214,7 @@ async def test_a_frozen_container_is_not_judged() -> None:
                 await asyncio.to_thread(arr.freeze)
                 slow.set(HANG)
                 alarm = await watch.next_message(0)
-                code, frozen = await asyncio.to_thread(once, "--path", "ct:102:*", config=watch.config)
+                code, frozen = await asyncio.to_thread(once, "--path", "ct:102:/mnt/own", config=watch.config)
                 await asyncio.to_thread(arr.thaw)
                 await asked(own)
                 slow.set(OK)
@@ -224,8 +224,9 @@ async def test_a_frozen_container_is_not_judged() -> None:
                 assert len(watch.messages) == 2
     assert alarm.title == f"🔴 {HOST}: /mnt/slow NO ANSWER"
     assert recovery.title.startswith(f"🟢 {HOST}: /mnt/slow ok after ")
-    assert code == 0
+    assert [(m["target"], m["status"]) for m in frozen["mounts"]] == [("/mnt/own", "denied")]
     assert "frozen" in frozen["mounts"][0]["error"]
+    assert code == 0
 
 
 @pytest.mark.lab("lxc2")

@@ -238,6 +238,26 @@ def test_readonly_and_vanished_are_warnings() -> None:
     assert (vanished.type, vanished.title) == ("warning", "🟠 pve3: /mnt/pve/nas01 NOT MOUNTED")
 
 
+def test_what_has_been_wrong_for_long_is_not_why_people_are_woken() -> None:
+    """A container that sees the disk under the mount, for weeks; then the server dies, and comes back."""
+    long = {"since": "2026-06-10 12:00", "kind": Kind.VANISHED, "cause": Cause.VANISHED}
+    disk = member(IN_101, error="sees the disk under nas01:/media", **long)  # type: ignore[arg-type]
+    alarm = told(Topic.UPDATE, incident(disk, member(IN_105)), told_down=1)
+    back = told(Topic.PARTIAL, incident(disk, member(IN_105, OK, changed="02:20:07")), now="02:20:10")
+    assert text(alarm) == "\n".join(
+        [
+            "[failure] 🔴 pve3: nas01 NO ANSWER / NOT MOUNTED, 2 mounts (1 more)",
+            "Since 02:10:07 CEST",
+            "CT 101 plex /media NOT MOUNTED",
+            "CT 105 arr /data NO ANSWER",
+            "nas01:/data; NFS 4.2 hard",
+            "No answer within 5 s",
+            "Do: revive nas01; hard mounts resume alone",
+        ]
+    )
+    assert back.title == "🟢 pve3: CT 105 arr /data ok after 10 min (02:10–02:20), 1 of 2"
+
+
 def test_the_watchers_own_trouble() -> None:
     own = Subject(Superblock("", "", "", "configuration"), (), "")
     began = incident(

@@ -56,14 +56,15 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
         kind = "failure" if _is_stale(incident.down) else "warning"
         return _message(title, lines, late, kind)
     lines = _ended_lines(incident)
-    span = _span(incident, now, local)
     if topic is Topic.LATE:
+        span = _span(_since(incident.members), incident, now, local)
         title = f"⚪ {head}{_who(incident.members, incident.server)} was {_causes(incident.members)} {span}, told late"
         return _message(title, lines, late, "info")
     over = [m for m in incident.members if m.condition is not Condition.DOWN]
     outcome, mark, kind = _outcome(over)
     title = f"{mark} {head}{_who(over, incident.server)} {outcome} "
-    title += f"after {duration(_end(incident) - incident.since)} ({span})"
+    since = _since(over or incident.members)
+    title += f"after {duration(_end(incident) - since)} ({_span(since, incident, now, local)})"
     if topic is Topic.PARTIAL:
         title += f", {len(_places(over))} of {len(_places(incident.members))}"
         kind = "warning"
@@ -101,6 +102,15 @@ def _is_stale(members: Sequence[Member]) -> bool:
     return any(m.kind is Kind.STALE for m in members)
 
 
+def _gravest(members: Sequence[Member]) -> Sequence[Member]:
+    """What is stale, if anything is: the rest may have stood for weeks, and is not what people are woken for."""
+    return [m for m in members if m.kind is Kind.STALE] or members
+
+
+def _since(members: Sequence[Member]) -> float:
+    return min(m.since for m in _gravest(members))
+
+
 def _mark(incident: Incident) -> str:
     return "🔴 " if _is_stale(incident.down) else "🟠 "
 
@@ -125,7 +135,8 @@ def _who(members: Sequence[Member], server: str | None) -> str:
 
 
 def _causes(members: Sequence[Member]) -> str:
-    words = list(dict.fromkeys(cause_words(m.kind, m.cause, m.error) for m in members))
+    others = [m for m in members if m.kind is not Kind.STALE]
+    words = list(dict.fromkeys(cause_words(m.kind, m.cause, m.error) for m in [*_gravest(members), *others]))
     return " / ".join(words[:3])
 
 
@@ -162,7 +173,7 @@ def _end(incident: Incident) -> float:
 
 def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
     down = incident.down
-    lines = [f"Since {_clock(incident.since, now, local)}"]
+    lines = [f"Since {_clock(_since(down), now, local)}"]
     lines += _place_lines(down, with_cause=len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1)
     first = _first(down)
     lines.append(_source_line(first))
@@ -172,8 +183,8 @@ def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
 
 
 def _first(members: Sequence[Member]) -> Member:
-    """The one that stands first in the list of places."""
-    places = _places(members)
+    """Of the gravest, the one that stands first in the list of places."""
+    places = _places(_gravest(members))
     return places[0][1] if places else members[0]
 
 
@@ -333,8 +344,8 @@ def _clock(wall: float, now: float, local: Local) -> str:
     return f"{_day(wall, now, local)}{local(wall):%H:%M:%S %Z}".rstrip()
 
 
-def _span(incident: Incident, now: float, local: Local) -> str:
-    began, ended = local(incident.since), local(_end(incident))
+def _span(since: float, incident: Incident, now: float, local: Local) -> str:
+    began, ended = local(since), local(_end(incident))
     if began.date() != ended.date():
         return f"{began:%Y-%m-%d %H:%M}–{ended:%Y-%m-%d %H:%M}"
-    return f"{_minute(incident.since, now, local)}–{ended:%H:%M}"
+    return f"{_minute(since, now, local)}–{ended:%H:%M}"
