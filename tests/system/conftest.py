@@ -23,7 +23,7 @@ from tests.system import labs
 from tests.system.table import ROW, Row, write_table
 
 IN_LAB = os.environ.get(labs.INSIDE)
-AT_ONCE = int(os.environ.get("LABS_AT_ONCE", "8"))
+AT_ONCE = int(os.environ.get("LABS_AT_ONCE", "6"))
 LIMIT = 420.0  # seconds for one lab, its boot included
 DEFAULT_SUITE = "trixie"
 
@@ -101,7 +101,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         lab = started[name] = labs.Lab(name, labs.own_suite() or suite, [item.nodeid for item in items], limit)
         for item in items:
             item.stash[lab_of] = lab
-    for lab in started.values():
+    # Those that may take longest first.
+    for lab in sorted(started.values(), key=lambda lab: -lab.limit):
         lab.start(room)
 
 
@@ -129,6 +130,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for lab in terminalreporter.config.stash.get(all_labs, {}).values():
+        if lab.died:
+            terminalreporter.write_line(f"lab {lab.name}: the machine died and was booted once more", yellow=True)
 
 
 @pytest.hookimpl(tryfirst=True)

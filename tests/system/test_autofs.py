@@ -21,7 +21,7 @@ from watcher.core.mountinfo import parse
 from watcher.model import Mount
 from watcher.sources.mount_table import use
 
-pytestmark = [pytest.mark.lab("autofs"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab("autofs", limit=600), pytest.mark.timeout(300)]
 
 LIMIT = 90.0  # seconds for anything that takes a few: the machine is slow, and others use it
 POLL = 0.1

@@ -307,7 +307,7 @@ async def test_neighbours_that_nobody_can_kill(server: Server, tmp_path: Path, f
 # ---- a bad line is no outage
 
 
-@pytest.mark.lab("nfs-slow")
+@pytest.mark.lab("nfs-slow", limit=600)
 @pytest.mark.timeout(300)
 async def test_a_slow_link_is_no_outage(server: Server, row: Note) -> None:
     """One second of delay and 5 % loss, in bursts of ten seconds 30 %."""

@@ -95,7 +95,7 @@ class Unit:
 
     async def _read(self) -> None:
         assert self._journal.stdout is not None
-        while line := await self._journal.stdout.readline():
+        while (line := await self._journal.stdout.readline()).endswith(b"\n"):  # what is killed may break off
             self.entries.append(json.loads(line))
             self._news.set()
 
