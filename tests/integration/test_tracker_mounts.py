@@ -110,7 +110,7 @@ async def test_no_pile_up(fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("code", "cause"),
-    [(errno.ESTALE, Cause.STALE_HANDLE), (errno.EIO, Cause.IO_ERROR), (errno.EHOSTDOWN, Cause.ERROR)],
+    [(errno.ESTALE, Cause.STALE_HANDLE), (errno.EIO, Cause.IO_ERROR), (errno.EHOSTDOWN, Cause.TIMEOUT)],
 )
 async def test_error(fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path, code: int, cause: Cause) -> None:
     mounted = fuse.mount(mount_dir())

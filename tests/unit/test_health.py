@@ -138,10 +138,11 @@ def test_refusal_of_what_answered_in_an_earlier_run_is_a_failure(number: int) ->
         (errno.ENOTCONN, Cause.DISCONNECTED, False),
         (errno.ECONNABORTED, Cause.DISCONNECTED, False),
         (errno.EIO, Cause.IO_ERROR, False),
-        (errno.EHOSTDOWN, Cause.ERROR, False),
         (errno.ENOENT, Cause.ERROR, False),
         (errno.ETIMEDOUT, Cause.TIMEOUT, True),
-        (errno.EAGAIN, Cause.ERROR, True),
+        (errno.EHOSTDOWN, Cause.TIMEOUT, True),  # CIFS, its server stopped
+        (errno.EAGAIN, Cause.TIMEOUT, True),  # CIFS, its packets dropped
+        (errno.EHOSTUNREACH, Cause.TIMEOUT, True),
         (errno.EINTR, Cause.ERROR, True),
         (99999, Cause.ERROR, False),
     ],

@@ -68,8 +68,12 @@ ALARMED: Final = frozenset({Reach.STALE, Reach.RECOVERING})
 FAILING: Final = frozenset({Reach.SUSPECT, Reach.STALE, Reach.RECOVERING})
 
 REFUSALS: Final = frozenset({errno.EACCES, errno.EPERM})
-# Errnos that say "the server does not answer", not "the answer is bad": judged with the patience for silence.
-_SILENCES: Final = frozenset({errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY})
+# Errnos by which a client says that its server does not answer. CIFS: EHOSTDOWN after 10 s, EAGAIN after 31 to 181 s;
+# who is less patient sees silence instead, and it is the same outage.
+_NO_ANSWER: Final = frozenset(
+    {errno.ETIMEDOUT, errno.EAGAIN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN}
+)
+_SILENCES: Final = _NO_ANSWER | {errno.EINTR, errno.EBUSY}  # no bad answer: judged with the patience for silence
 _CAUSES: Final = {
     errno.ESTALE: Cause.STALE_HANDLE,
     errno.ENOTCONN: Cause.DISCONNECTED,
@@ -192,6 +196,6 @@ class Health:
             return Signal.FAILED
         number = report.errno or errno.EIO
         self.error = describe_errno(number)
-        self.cause = _CAUSES.get(number, Cause.TIMEOUT if number == errno.ETIMEDOUT else Cause.ERROR)
+        self.cause = _CAUSES.get(number, Cause.TIMEOUT if number in _NO_ANSWER else Cause.ERROR)
         self.silent, self.stack = number in _SILENCES, ()
         return Signal.REFUSED if number in REFUSALS and not self.answered else Signal.FAILED
