@@ -30,6 +30,7 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from hypothesis import settings
 
 from tests.fakes.cgroups import SessionCgroup
 from tests.fakes.containers import Containers
@@ -46,6 +47,10 @@ MAY_BLOCK = (
     "watcher/probing/wedged.py",
     "watcher/sources/inotify.py",
 )
+
+# How long an example takes depends on what else the machine does: time is no property.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 kernel_missing = pytest.StashKey[str]()  # why `kernel` tests cannot run; empty if they can
 cgroups_missing = pytest.StashKey[str]()  # the same of `cgroups`
