@@ -62,6 +62,7 @@ HOUSEKEEPING = 5.0
 SAVE_EVERY = 86400.0  # seconds; what is new is saved at once
 OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
 GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
+_IN_WORDS = {"denied": "not checkable", "missing": "not mounted", "readonly": "read-only"}  # as `--once` has it
 
 
 class Daemon:
@@ -317,7 +318,10 @@ class Daemon:
         states = self._picture.snapshot()
         for state in states:
             tally[state.status] = tally.get(state.status, 0) + 1
-        parts = [f"{number} {status}" for status, number in sorted(tally.items(), key=lambda item: -item[1])]
+        parts = [
+            f"{number} {_IN_WORDS.get(status, status)}"
+            for status, number in sorted(tally.items(), key=lambda item: -item[1])
+        ]
         text = f"watching {count(len(states), 'mount')}"
         if containers := len(self._picture.tracker.namespaces()) - 1:
             text += f" on the host and in {count(containers, 'container')}"

@@ -62,6 +62,15 @@ async def service_manager(address: str) -> AsyncIterator[ServiceManager]:
         await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
 
 
+async def test_the_status_line_speaks_of_mounts_as_people_do(site: Site) -> None:
+    site.mount("theirs", user_id=1000, group_id=1000)
+    address = str(site.path / "notify")
+    async with service_manager(address) as manager:
+        site.write_config({})
+        async with site.service(env={"NOTIFY_SOCKET": address}):
+            await manager.wait_for("STATUS=watching 1 mount: 1 not checkable")
+
+
 async def test_it_is_ready_before_the_first_answer_and_tells_how_it_is(site: Site) -> None:
     pending, dead = site.mount("pending", mode=HANG), site.mount("dead", mode=HANG)
     site.mount("fine")
