@@ -171,12 +171,30 @@ class Server:
     def smb(self) -> None:
         """Serve /srv/smb as //10.99.0.2/share, to user root with password "lab"."""
         (EXPORTS / "smb" / "dir").mkdir(parents=True, exist_ok=True)
-        Path("/etc/samba/smb.conf").write_text(
-            "[global]\nserver role = standalone server\nmap to guest = never\nlog level = 0\ndisable netbios = yes\n"
-            f"smb ports = 445\ninterfaces = eth0\n[share]\npath = {EXPORTS / 'smb'}\nread only = no\n"
-        )
+        self._configure_smb(offered=True)
         run("smbpasswd", "-s", "-a", "root", text="lab\nlab\n")
-        self.start_smbd()
+        if not pids("smbd"):
+            self.start_smbd()
+
+    @staticmethod
+    def _configure_smb(*, offered: bool) -> None:
+        text = (
+            "[global]\nserver role = standalone server\nmap to guest = never\nlog level = 0\ndisable netbios = yes\n"
+            "smb ports = 445\ninterfaces = eth0\n"
+        )
+        if offered:
+            text += f"[share]\npath = {EXPORTS / 'smb'}\nread only = no\n"
+        Path("/etc/samba/smb.conf").write_text(text)
+
+    def remove_share(self) -> None:
+        """The share is no longer offered, and who uses it is put out."""
+        self._configure_smb(offered=False)
+        self.inside("smbcontrol", "smbd", "reload-config")
+        self.inside("smbcontrol", "smbd", "close-share", "share")
+
+    def offer_share(self) -> None:
+        self._configure_smb(offered=True)
+        self.inside("smbcontrol", "smbd", "reload-config")
 
     def start_smbd(self) -> None:
         self.inside("smbd", "-D")

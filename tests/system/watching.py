@@ -214,11 +214,12 @@ class Watch:
         begins: str = "🔴",
         ends: str = " ok after ",
         inside: Sequence[str] = (),
+        back_within: float = PATIENCE,
     ) -> Told:
         """Break and mend: the message of each, and the control's words in between.
 
         `begins`, `ends`: what stands in the titles of the two. `inside`: what stands before a command that is to run
-        in the container whose `place` it is.
+        in the container whose `place` it is. `back_within`: seconds that the kernel may take until `stat -f` answers.
         """
         had = len(self.gotify.received)
         control = Control(str(place), inside)
@@ -230,7 +231,7 @@ class Watch:
             said = control.since(began)
             assert begins in alarm.title, self.messages
             await asyncio.to_thread(mends)
-            await asyncio.to_thread(until_it_answers, str(place), inside)
+            await asyncio.to_thread(until_it_answers, str(place), inside, back_within)
             back = time.monotonic()
             recovery = await self.next_message(had + 1)
             recovery_after = time.monotonic() - back
