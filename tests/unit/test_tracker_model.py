@@ -235,9 +235,13 @@ class Machine(RuleBasedStateMachine):
             past.good.append((self.loop.now, report))
             past.failing.clear()
         elif report.verdict in (Verdict.FAILED, Verdict.TIMED_OUT):
-            if report.stage is not Stage.WALK or past.places == 1:
+            if report.stage is not Stage.WALK or (past.places == 1 and not self.has_others_on_the_way(report)):
                 past.good.clear()
             past.failing.append(report)
+
+    def has_others_on_the_way(self, report: ProbeReport) -> bool:
+        """Whether a walk that fails may be another mount's failure."""
+        return any(is_below(report.probe.place.mount_point, m.mount_point) for m in self.mounts)
 
     def is_watched(self, superblock: Superblock) -> bool:
         return any(superblock_of(s.mount) == superblock for s in self.loop.tracker.snapshot())
@@ -278,7 +282,12 @@ class Machine(RuleBasedStateMachine):
         ready: set[Superblock] = set()
         standing = {(m.mount_point, m.mount_id) for m in self.mounts}
         states = self.loop.tracker.snapshot()
-        failing = [s.place.mount_point for s in states if s.status in ("slow", "stale") or s.wedged_since is not None]
+        failing = [
+            s.place.mount_point
+            for s in states
+            # What fails and then tells nothing is shown as unknown, and still stands in the way.
+            if s.status in ("slow", "stale") or s.wedged_since is not None or self.past[superblock_of(s.mount)].failing
+        ]
         for state in states:
             point = state.place.mount_point
             if (point, state.mount.mount_id) in standing and not any(is_below(point, other) for other in failing):
