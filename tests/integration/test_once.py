@@ -138,7 +138,7 @@ VERDICTS: list[tuple[Mode, int, str, str | None]] = [
     (NO_INIT, 2, "stale", "timeout"),
     (errors(errno.EIO), 2, "stale", "io_error"),
     (errors(errno.ENOTCONN), 2, "stale", "disconnected"),
-    (errors(errno.EHOSTDOWN), 2, "stale", "error"),
+    (errors(errno.EHOSTDOWN), 2, "stale", "timeout"),
     (errors(errno.EACCES), 0, "denied", None),
 ]
 
