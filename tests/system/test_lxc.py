@@ -264,7 +264,7 @@ async def test_what_the_host_mounts_after_containers_were_started(server: Server
             await watch.status("watching 0 mounts on the host and in 2 containers")
             with server.nfs_mount(NFS):
                 alarm = await watch.next_message(0)
-                await watch.status("watching 3 mounts .*: 2 ok, 1 not mounted$")
+                await watch.status("watching 3 mounts .*: 2 ok, 1 missing$")
                 await asyncio.to_thread(arr.stop)
                 await asyncio.to_thread(arr.start)
                 recovery = await watch.next_message(1)
