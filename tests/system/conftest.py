@@ -51,6 +51,11 @@ def row(record_property: Callable[[str, object], None]) -> Callable[[Row], None]
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[rows_noted] = []
+    if (table := config.option.lab_table) and not IN_LAB:
+        try:  # now, not after minutes
+            write_table(Path(table), None)
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--lab-table: {error}") from None
     if IN_LAB:
         subprocess.run(["modprobe", "fuse"], check=True)
         subprocess.run(["mount", "-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"], check=True)

@@ -24,7 +24,8 @@ from typing import Self
 
 from tests.fakes.fuse import SERVER, FuseServer, ServerProcess
 from tests.fakes.loop_image import LoopImage
-from tests.system.net import run, wait_until
+from tests.system.net import run
+from tests.system.waiting import wait_until
 
 LXC = Path("/var/lib/lxc")
 BRIDGE = "br0"
@@ -100,9 +101,13 @@ class Container:
             run("modprobe", "loop")
             self.image = LoopImage(self.directory / "disk.ext4", ("busybox", "mke2fs", "-F"))
             config += self._hook(self.image)
-        with self._mounted():
-            self._fill()
-        (self.directory / "config").write_text(config)
+        try:
+            with self._mounted():
+                self._fill()
+            (self.directory / "config").write_text(config)
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)  # else the next one of this id cannot be made
+            raise
 
     @staticmethod
     def _network(address: str) -> str:

@@ -15,11 +15,12 @@ import contextlib
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.system.waiting import wait_until
 
 CLIENT, ADDRESS = "10.99.0.1", "10.99.0.2"
 EXPORTS = Path("/srv")
@@ -33,14 +34,6 @@ def run(*command: str, check: bool = True, text: str | None = None, limit: float
     )
     assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.returncode}\n{done.stdout}"
     return done.stdout
-
-
-def wait_until(true: Callable[[], object], what: str, limit: float = LIMIT) -> None:
-    """For what no event tells of."""
-    until = time.monotonic() + limit
-    while not true():
-        assert time.monotonic() < until, f"not within {limit:g} s: {what}"
-        time.sleep(0.05)
 
 
 def mountinfo(path: str | Path) -> str:

@@ -43,10 +43,14 @@ def _s(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds:.1f} s"
 
 
-def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Replace what stands between the marks. Raises ValueError where they are not in the file."""
+def write_table(path: Path, rows: Iterable[Row] | None) -> None:
+    """Replace what stands between the marks; with None only look for them.
+
+    Raises OSError where there is no such file, ValueError where the marks are not in it.
+    """
     before, begin, rest = path.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path}: wants the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{render(rows)}\n{END}{after}", "utf-8")
+    if rows is not None:
+        path.write_text(f"{before}{BEGIN}\n{render(rows)}\n{END}{after}", "utf-8")

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.fakes.fuse import FuseMount, FuseServer
-from tests.fakes.receivers import GotifyReceiver
-from tests.integration.service import Service, toml
 from tests.system.net import ADDRESS, EXPORTS, Server, run
+from tests.system.waiting import until
+from tests.system.watching import QUICK, Watch
 from watcher import procfs
 from watcher.core.mountinfo import parse
 from watcher.model import Mount
@@ -23,48 +23,19 @@ from watcher.sources.mount_table import use
 
 pytestmark = [pytest.mark.lab("autofs", limit=600), pytest.mark.timeout(300)]
 
-LIMIT = 90.0  # seconds for anything that takes a few: the machine is slow, and others use it
-POLL = 0.1
 POINT = "/mnt/demand"
 UNITS = Path("/run/systemd/system")
 IDLE = 6  # seconds
 
-# Alarms after 3 s.
-CONFIG = """
-[watch]
-include = {include}
-containers = false
-[probe]
-interval = "1s"
-timeout = "1s"
-stale_interval = "1s"
-alarm_after = "3s"
-startup_grace = "0s"
-[notify]
-group_wait = "300ms"
-[[notify.channels]]
-name = "gotify"
-url = "{url}"
-[state]
-path = "{directory}/state.db"
-[paths]
-runtime = "{directory}/run"
-"""
-
 
 class Site(NamedTuple):
-    """A directory, the server, and a FUSE mount whose probes tell how often the service has looked around."""
+    """The server, and a FUSE mount whose probes tell how often the service has looked around."""
 
-    path: Path
     server: Server
     clock: FuseMount
 
-    @contextmanager
-    def config(self, gotify: GotifyReceiver) -> Iterator[list[str]]:
-        path = self.path / "config.toml"
-        include = toml([POINT, self.clock.mount_point])
-        path.write_text(CONFIG.format(include=include, url=gotify.url, directory=self.path))
-        yield ["--config", str(path)]
+    def watch(self) -> Watch:
+        return Watch([POINT, self.clock.mount_point], probe=QUICK)
 
     def rounds(self) -> int:
         return self.clock.counters().requests.get("STATFS", 0)
@@ -78,7 +49,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def site(server: Server, fuse: FuseServer, mount_dir: Callable[..., bytes], tmp_path: Path) -> Iterator[Site]:
+def site(server: Server, fuse: FuseServer, mount_dir: Callable[..., bytes]) -> Iterator[Site]:
     """With a trigger at POINT."""
     Path(POINT).mkdir(parents=True, exist_ok=True)
     UNITS.mkdir(parents=True, exist_ok=True)
@@ -89,7 +60,7 @@ def site(server: Server, fuse: FuseServer, mount_dir: Callable[..., bytes], tmp_
     run("systemctl", "daemon-reload")
     run("systemctl", "start", "mnt-demand.automount")
     try:
-        yield Site(tmp_path, server, fuse.mount(mount_dir("clock")))
+        yield Site(server, fuse.mount(mount_dir("clock")))
     finally:
         server.join()
         run("systemctl", "stop", "mnt-demand.automount", "mnt-demand.mount")
@@ -106,15 +77,6 @@ def probes() -> int:
     """How often the mount has been asked for its size since it was mounted; nobody but the service does that here."""
     stats = Path("/proc/self/mountstats").read_text().partition(f" mounted on {POINT} with fstype nfs4 ")[2]
     return int(stats.partition("STATFS: ")[2].split()[0]) if stats else 0
-
-
-async def until(true: Callable[[], bool], what: str) -> None:
-    try:
-        async with asyncio.timeout(LIMIT):
-            while not true():
-                await asyncio.sleep(POLL)
-    except TimeoutError:
-        raise AssertionError(f"not within {LIMIT:g} s: {what}") from None
 
 
 async def rounds(site: Site, count: int) -> None:
@@ -140,70 +102,64 @@ def user() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def told(service: Service, gotify: GotifyReceiver) -> list[str]:
-    return [m.title for m in gotify.received] + service.found("stale|ok again|NO ANSWER")
+def told(watch: Watch) -> list[str]:
+    return watch.messages + watch.service.found("stale|ok again|NO ANSWER")
 
 
 async def test_it_is_not_woken_is_watched_while_used_and_idles_out(site: Site) -> None:
-    async with GotifyReceiver() as gotify:
-        with site.config(gotify) as arguments:
-            async with Service(arguments, {}) as service:
-                await rounds(site, 5)
-                assert mounted() is None, "woken by us"
+    async with site.watch() as watch:
+        await rounds(site, 5)
+        assert mounted() is None, "woken by us"
 
-                with user():
-                    await until(lambda: mounted() is not None, "mounted for its user")
-                    await service.wait_for_line(f"watching {POINT}")
-                    for _ in range(2):
-                        before = probes()
-                        await until(lambda: probes() >= before + 4, "probed while it is used")  # noqa: B023
-                await until(lambda: mounted() is None, "idle, and unmounted")
+        with user():
+            await until(lambda: mounted() is not None, "mounted for its user")
+            await watch.service.wait_for_line(f"watching {POINT}")
+            for _ in range(2):
+                before = probes()
+                await until(lambda: probes() >= before + 4, "probed while it is used")  # noqa: B023
+        await until(lambda: mounted() is None, "idle, and unmounted")
 
-                await rounds(site, 5)
-                assert mounted() is None, "woken by us"
-                await look()
-                await until(lambda: probes() >= 1, "asked when it appears")
-                at = site.rounds()
-                # What the look moved after that, a second probe sees.
-                await until(lambda: mounted() is None or probes() > 2, "idle, and unmounted")
-                assert mounted() is None, "asked, and nobody was there"
-                assert site.rounds() - at >= 3
-                assert told(service, gotify) == []
-                assert await service.end() == 0
+        await rounds(site, 5)
+        assert mounted() is None, "woken by us"
+        await look()
+        await until(lambda: probes() >= 1, "asked when it appears")
+        at = site.rounds()
+        # What the look moved after that, a second probe sees.
+        await until(lambda: mounted() is None or probes() > 2, "idle, and unmounted")
+        assert mounted() is None, "asked, and nobody was there"
+        assert site.rounds() - at >= 3
+        assert told(watch) == []
+        assert await watch.service.end() == 0
 
 
 async def test_who_hangs_in_it_is_told_of_and_the_recovery_too(site: Site) -> None:
-    async with GotifyReceiver() as gotify:
-        with site.config(gotify) as arguments:
-            async with Service(arguments, {}) as service:
-                with user():
-                    await until(lambda: mounted() is not None and probes() >= 2, "probed while it is used")
-                    site.server.cut()
-                    [alarm] = await gotify.wait_for(1, LIMIT)
-                    assert f"{ADDRESS} NO ANSWER" in alarm.title or POINT in alarm.title
-                    await rounds(site, 5)
-                    site.server.join()
-                    _, recovery = await gotify.wait_for(2, LIMIT)
-                    assert " ok after " in recovery.title
-                await until(lambda: mounted() is None, "idle, and unmounted")
-                await rounds(site, 3)
-                assert len(gotify.received) == 2
-                assert await service.end() == 0
+    async with site.watch() as watch:
+        with user():
+            await until(lambda: mounted() is not None and probes() >= 2, "probed while it is used")
+            site.server.cut()
+            alarm = await watch.next_message(0)
+            assert f"{ADDRESS} NO ANSWER" in alarm.title or POINT in alarm.title
+            await rounds(site, 5)
+            site.server.join()
+            recovery = await watch.next_message(1)
+            assert " ok after " in recovery.title
+        await until(lambda: mounted() is None, "idle, and unmounted")
+        await rounds(site, 3)
+        assert len(watch.messages) == 2
+        assert await watch.service.end() == 0
 
 
 async def test_a_server_that_dies_while_nobody_is_there_is_nobodys_matter(site: Site) -> None:
-    async with GotifyReceiver() as gotify:
-        with site.config(gotify) as arguments:
-            async with Service(arguments, {}) as service:
-                await look()
-                await until(lambda: probes() >= 1, "asked once when it appears")
-                await rounds(site, 2)  # what the look had moved is read by now
-                assert mounted() is not None
-                site.server.cut()
-                await until(lambda: mounted() is None, "idle, and unmounted although its server is dead")
-                await rounds(site, 5)
-                assert told(service, gotify) == []
-                assert await service.end() == 0
+    async with site.watch() as watch:
+        await look()
+        await until(lambda: probes() >= 1, "asked once when it appears")
+        await rounds(site, 2)  # what the look had moved is read by now
+        assert mounted() is not None
+        site.server.cut()
+        await until(lambda: mounted() is None, "idle, and unmounted although its server is dead")
+        await rounds(site, 5)
+        assert told(watch) == []
+        assert await watch.service.end() == 0
 
 
 async def test_the_counters_are_read_without_the_server(site: Site) -> None:

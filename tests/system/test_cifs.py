@@ -10,12 +10,9 @@ import pytest
 
 from tests.system.net import ADDRESS, Server, mountinfo, run
 from tests.system.table import Row
-from tests.system.watching import Told, Watch, once
+from tests.system.watching import ERROR, LAG, RECOVERY, SILENCE, Watch, once, outage
 
 Note = Callable[[Row], None]
-# What the design promises with default settings, and seconds by which a lab on a busy machine may be late.
-SILENCE, ERROR, RECOVERY = 35.0, 20.0, 12.0
-LAG = 15.0
 # Once packets pass again the kernel takes as long as TCP waits between its last tries: the longer the cut, the longer.
 BACK_WITHIN = 240.0
 
@@ -38,23 +35,13 @@ def share(where: str = "/mnt/smb") -> Iterator[Path]:
             run("umount", "-l", where)
 
 
-def in_time(told: Told, limit: float) -> None:
-    assert told.alarm_after < limit + LAG
-    assert told.recovery_after < RECOVERY + LAG
-
-
 @pytest.mark.lab("cifs")
 @pytest.mark.timeout(240)
 async def test_smbd_stopped_and_started(server: Server, row: Note) -> None:
     with share() as place:
         assert once("--path", str(place))[0] == 0
-        async with Watch([str(place)]) as watch:
-            await watch.status("1 ok")
-            told = await watch.outage(place, server.stop_smbd, server.start_smbd)
-            assert len(watch.messages) == 2, watch.messages
-            assert "NO ANSWER" in told.alarm.title
-            assert f"Do: revive {ADDRESS}" in told.alarm.message
-            in_time(told, SILENCE)
+        told = await outage(place, server.stop_smbd, server.start_smbd, says="NO ANSWER", within=SILENCE)
+    assert f"Do: revive {ADDRESS}" in told.alarm.message
     row(told.row(40, "SMB 3.1.1: smbd stopped", "NO ANSWER"))
 
 
@@ -76,23 +63,14 @@ async def test_who_is_patient_enough_to_hear_that_the_host_is_down(server: Serve
 @pytest.mark.timeout(240)
 async def test_the_share_is_removed_and_offered_again(server: Server, row: Note) -> None:
     with share() as place:
-        async with Watch([str(place)]) as watch:
-            await watch.status("1 ok")
-            told = await watch.outage(place, server.remove_share, server.offer_share)
-            assert len(watch.messages) == 2, watch.messages
-            assert "ERROR No such file or directory" in told.alarm.title
-            in_time(told, ERROR)
-    row(told.row(42, "SMB 3.1.1: share removed on the server", "ERROR No such file or directory"))
+        gone = "ERROR No such file or directory"
+        told = await outage(place, server.remove_share, server.offer_share, says=gone, within=ERROR)
+    row(told.row(42, "SMB 3.1.1: share removed on the server", gone))
 
 
 @pytest.mark.lab("cifs-cut", limit=600)
 @pytest.mark.timeout(500)
 async def test_packets_dropped(server: Server, row: Note) -> None:
     with share() as place:
-        async with Watch([str(place)]) as watch:
-            await watch.status("1 ok")
-            told = await watch.outage(place, server.cut, server.join, back_within=BACK_WITHIN)
-            assert len(watch.messages) == 2, watch.messages
-            assert "NO ANSWER" in told.alarm.title
-            in_time(told, SILENCE)
+        told = await outage(place, server.cut, server.join, says="NO ANSWER", within=SILENCE, back_within=BACK_WITHIN)
     row(told.row(41, "SMB 3.1.1: packets dropped", "NO ANSWER"))

@@ -12,15 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.fuse import NO_INIT, FuseServer
-from tests.system.net import mountinfo, pids, run, wait_until
+from tests.system.net import mountinfo, pids, run
 from tests.system.table import Row
-from tests.system.watching import KERNEL, QUICK, Control, Told, Watch, once
+from tests.system.waiting import wait_until
+from tests.system.watching import ERROR, KERNEL, LAG, QUICK, SILENCE, Control, Watch, once, outage
 
 Note = Callable[[Row], None]
-# What the design promises with default settings, and seconds by which a lab on a busy machine may be late.
-SILENCE, ERROR, RECOVERY = 35.0, 20.0, 12.0
-LAG = 15.0
-
 NOBODY = 65534
 SSH = Path("/run/ssh")  # stands in for ssh(1)
 DOWN = Path("/run/ssh.down")  # while it exists, the far end is not to be reached
@@ -68,11 +65,6 @@ def cannot_be_killed(comm: str) -> int:
     return found
 
 
-def in_time(told: Told, limit: float) -> None:
-    assert told.alarm_after < limit + LAG
-    assert told.recovery_after < RECOVERY + LAG
-
-
 # ---- sshfs
 
 
@@ -96,9 +88,8 @@ async def test_the_far_end_of_an_sshfs_stops(row: Note) -> None:
             told = await watch.outage(place, lambda: send(signal.SIGSTOP, "sftp-server"), mend)
             await watch.service.wait_until(lambda: "hanging" not in watch.now, "no probe hangs any more")
             assert len(watch.messages) == 2, watch.messages
-            assert "NO ANSWER" in told.alarm.title
+            told.judge("NO ANSWER", SILENCE)
             assert "nas01" in told.alarm.title + told.alarm.message
-            in_time(told, SILENCE)
             wait_until(lambda: cannot_be_killed("python") == 0, "the kernel lets go of the thread")
     row(told.row(50, "sshfs: far end stopped", "NO ANSWER"))
 
@@ -112,13 +103,11 @@ async def test_sshfs_is_killed_and_started_again(row: Note) -> None:
             run("umount", "-l", str(place))
             start_sshfs(place)
 
-        async with Watch([str(place)]) as watch:
-            await watch.status("1 ok")
-            # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
-            told = await watch.outage(place, lambda: send(signal.SIGKILL, "sshfs"), start, ends="ok")
-            assert len(watch.messages) == 2, watch.messages
-            assert "FUSE PROCESS DEAD" in told.alarm.title
-            in_time(told, ERROR)
+        def kill() -> None:
+            send(signal.SIGKILL, "sshfs")
+
+        # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
+        told = await outage(place, kill, start, says="FUSE PROCESS DEAD", within=ERROR, ends="ok")
     row(told.row(51, "sshfs: killed; then mounted anew", "FUSE PROCESS DEAD"))
 
 
@@ -131,12 +120,7 @@ async def test_sshfs_that_looks_for_its_server_again_and_again(row: Note) -> Non
             DOWN.touch()
             send(signal.SIGKILL, "sftp-server")
 
-        async with Watch([str(place)]) as watch:
-            await watch.status("1 ok")
-            told = await watch.outage(place, fall, DOWN.unlink)
-            assert len(watch.messages) == 2, watch.messages
-            assert "I/O ERROR" in told.alarm.title
-            in_time(told, ERROR)
+        told = await outage(place, fall, DOWN.unlink, says="I/O ERROR", within=ERROR)
     row(told.row(52, "sshfs, `reconnect`: server away", "I/O ERROR"))
 
 
@@ -145,19 +129,17 @@ async def test_sshfs_that_looks_for_its_server_again_and_again(row: Note) -> Non
 async def test_sshfs_that_ends_when_its_connection_does(row: Note) -> None:
     """It takes its mount along, and what is written from then on fills the disk underneath."""
     with sshfs() as place:
-        async with Watch([str(place)], on=["stale", "vanished"]) as watch:
-            await watch.status("1 ok")
-            told = await watch.outage(
-                place,
-                lambda: send(signal.SIGKILL, "sftp-server"),
-                lambda: start_sshfs(place),
-                begins="🟠",
-                ends="mounted again",
-            )
-            assert len(watch.messages) == 2, watch.messages
-            assert "NOT MOUNTED" in told.alarm.title
-            assert set(told.control) == {"ok"}, "it looks at the directory underneath"
-            in_time(told, ERROR)
+        told = await outage(
+            place,
+            lambda: send(signal.SIGKILL, "sftp-server"),
+            lambda: start_sshfs(place),
+            says="NOT MOUNTED",
+            within=ERROR,
+            on=["stale", "vanished"],
+            begins="🟠",
+            ends="mounted again",
+        )
+    assert set(told.control) == {"ok"}, "it looks at the directory underneath"
     row(told.row(53, "sshfs: connection lost, so it ends and unmounts", 'NOT MOUNTED, with `"vanished"`'))
 
 
@@ -207,7 +189,7 @@ async def test_a_fuse_process_that_never_finishes_its_start(tmp_path: Path, fuse
         told = await watch.outage(
             place,
             lambda: None,
-            lambda: void(run("umount", "-l", str(place))),
+            lambda: run("umount", "-l", str(place)),
             ends="unmounted",
         )
         await watch.service.wait_until(lambda: not watch.service.children(), "no probe is left")
@@ -239,6 +221,3 @@ async def test_such_a_start_given_up_by_abort(tmp_path: Path, fuse: FuseServer) 
         assert "unmounted" in ended.title
         await watch.service.wait_until(lambda: not watch.service.children(), "no probe is left")
         assert len(watch.messages) == 2, watch.messages
-
-
-def void(_: object) -> None: ...

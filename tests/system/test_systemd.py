@@ -26,7 +26,8 @@ from tests.fakes.receivers import GotifyReceiver
 from tests.system import sandbox
 from tests.system import unit as units
 from tests.system.net import Server, mountinfo, run
-from tests.system.unit import LIMIT, NAME, RUNTIME, STATE, Unit, command, wait_until
+from tests.system.unit import LIMIT, NAME, RUNTIME, STATE, Unit, command
+from tests.system.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -99,7 +100,7 @@ def asked(mounted: FuseMount) -> int:
 async def rounds(mounted: FuseMount, more: int = 3) -> None:
     """Until a mount that answers has been asked so many times more."""
     had = asked(mounted)
-    await wait_until(lambda: asked(mounted) >= had + more, f"{more} more probes")
+    await until(lambda: asked(mounted) >= had + more, f"{more} more probes")
 
 
 # ---- the file
@@ -249,7 +250,7 @@ async def test_a_watcher_that_is_killed_is_replaced_and_leaves_nothing(unit: Uni
     def left() -> set[int]:
         return {tid for of, tids in alive(unit).items() if of in ours for tid in tids}
 
-    await wait_until(lambda: left() <= noted_threads(), "what it had started has ended, as far as it can")
+    await until(lambda: left() <= noted_threads(), "what it had started has ended, as far as it can")
     await rounds(fine)
     assert asked(dead) == 1
 
@@ -262,7 +263,7 @@ async def test_wedged_probes_do_not_hold_it_up(unit: Unit, place: Place, capsys:
     # systemd is the judge: past this a stop has failed with result "timeout".
     unit.drop_in("TimeoutStopSec=2s")
     await unit.systemctl("start")
-    await wait_until(lambda: len(noted_threads()) == WEDGED, f"{WEDGED} threads hang for good")
+    await until(lambda: len(noted_threads()) == WEDGED, f"{WEDGED} threads hang for good")
     stuck = noted_threads()
 
     began = time.monotonic()
@@ -289,10 +290,10 @@ async def test_wedged_probes_do_not_hold_it_up(unit: Unit, place: Place, capsys:
 
     for mounted in dead:
         mounted.set(OK)
-    await wait_until(lambda: not stuck & threads(unit), "no thread of theirs is left")
+    await until(lambda: not stuck & threads(unit), "no thread of theirs is left")
     await unit.systemctl("stop")
     assert (await unit.show("ActiveState", "Result")) == {"ActiveState": "inactive", "Result": "success"}
-    await wait_until(lambda: not unit.processes(), "no process is left")
+    await until(lambda: not unit.processes(), "no process is left")
 
 
 def noted_threads() -> set[int]:
@@ -351,7 +352,7 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
                 unit.drop_in(f"LoadCredential=gotify:{secret}")
                 await unit.systemctl("start")
                 await unit.status("watching 3 mounts on the host and in 1 container: 3 ok")
-                await wait_until(lambda: answered() == {"host": 2}, "what has answered is kept")
+                await until(lambda: answered() == {"host": 2}, "what has answered is kept")
                 pid = await unit.main_pid()
                 assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/1/ns/mnt")  # credentials need none
 

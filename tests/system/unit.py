@@ -199,13 +199,3 @@ class Unit:
         except TimeoutError:
             raise AssertionError(f"no {count} lines with {pattern!r} within {LIMIT:g} s\n{self.log}") from None
         return found[count - 1]
-
-
-async def wait_until(true: Callable[[], bool], what: str) -> None:
-    """For what no event tells of; does not stop the loop, on which receivers run."""
-    try:
-        async with asyncio.timeout(LIMIT):
-            while not true():
-                await asyncio.sleep(POLL)
-    except TimeoutError:
-        raise AssertionError(f"not within {LIMIT:g} s: {what}") from None

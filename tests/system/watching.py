@@ -4,6 +4,8 @@
         await watch.status("1 ok")
         told = await watch.outage(place, server.cut, server.join)
 
+    told = await outage(place, server.cut, server.join, says="NO ANSWER", within=SILENCE)    # all of it, and judged
+
 Must not know how anything is broken or mended.
 """
 
@@ -29,6 +31,10 @@ from typing import Any, NamedTuple, Self
 from tests.fakes.receivers import GotifyMessage, GotifyReceiver
 from tests.integration.service import Service, toml
 from tests.system.table import Row
+
+# What the design promises with default settings, and seconds by which a lab on a busy machine may be late.
+SILENCE, ERROR, RECOVERY = 35.0, 20.0, 12.0
+LAG = 15.0
 
 PATIENCE = 120.0  # seconds for a message: with default settings an alarm takes up to 35
 KERNEL = os.uname().release
@@ -103,6 +109,12 @@ class Told(NamedTuple):
     control: list[str]  # what the control has said between the break and the alarm
     recovery: GotifyMessage
     recovery_after: float  # seconds since `stat -f` answers again
+
+    def judge(self, says: str, within: float) -> None:
+        """`says`: what must stand in the alarm's title; `within`: seconds to the alarm."""
+        assert says in self.alarm.title
+        assert self.alarm_after < within + LAG
+        assert self.recovery_after < RECOVERY + LAG
 
     def row(self, order: int, case: str, words: str) -> Row:
         """Of the table; `words`: what we said."""
@@ -208,8 +220,8 @@ class Watch:
     async def outage(
         self,
         place: str | Path,
-        breaks: Callable[[], None],
-        mends: Callable[[], None],
+        breaks: Callable[[], object],
+        mends: Callable[[], object],
         *,
         begins: str = "🔴",
         ends: str = " ok after ",
@@ -239,6 +251,27 @@ class Watch:
             control.stop()
         assert ends in recovery.title, self.messages
         return Told(alarm, alarm_after, said, recovery, recovery_after)
+
+
+async def outage(
+    place: Path,
+    breaks: Callable[[], object],
+    mends: Callable[[], object],
+    *,
+    says: str,
+    within: float,
+    on: Sequence[str] = ("stale",),
+    begins: str = "🔴",
+    ends: str = " ok after ",
+    back_within: float = PATIENCE,
+) -> Told:
+    """With default settings: one alarm that says this within so many seconds, one recovery in time, and no more."""
+    async with Watch([str(place)], on=on) as watch:
+        await watch.status("1 ok")
+        told = await watch.outage(place, breaks, mends, begins=begins, ends=ends, back_within=back_within)
+        assert len(watch.messages) == 2, watch.messages
+    told.judge(says, within)
+    return told
 
 
 def until_it_answers(place: str, inside: Sequence[str] = (), limit: float = PATIENCE) -> None:
