@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from watcher import procfs, secrets
 from watcher.children import Children, environment
 from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, FileReader, channel_url
+from watcher.configfile import ConfigFile, FileReader, secret_url
 from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
 from watcher.delivery.sender import Courier, Delivery
@@ -32,7 +32,7 @@ class _Channels:
         self.mounts: tuple[Mount, ...] = parse(procfs.read("/proc/self/mountinfo"))
 
     async def url(self, channel: Channel) -> str:
-        return await channel_url(channel, self.environ, self.reader, self.mounts)
+        return await secret_url(channel, self.environ, self.reader, self.mounts)
 
     def courier(self) -> Courier:
         return Courier(self.children, environment(self.environ))

@@ -17,8 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from watcher import __version__
-
-FAILURE = 3
+from watcher.commands import ASKING, FAILURE, Refused, config_option
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
@@ -38,26 +37,8 @@ class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
         return seconds
 
 
-class Refused(click.ClickException):
-    """The command cannot do what it is asked; each line of its text says why."""
-
-    exit_code = FAILURE
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-
-    def show(self, file: Any = None) -> None:
-        for line in self.message.split("\n"):
-            click.echo(f"watcher: {line}", err=True)
-
-
-_config_option = click.option(
-    "--config", "config_path", metavar="FILE", help="Configuration file [default: /etc/mountwatch/config.toml]."
-)
-
-
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@_config_option
+@config_option
 @click.option("--once", is_flag=True, help="Look once, print a table, exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print JSON.")
 @click.option(
@@ -208,7 +189,7 @@ class _Progress:
 
 
 @watcher.command("check-config")
-@_config_option
+@config_option
 @click.pass_obj
 def check_config(outer: str | None, config_path: str | None) -> None:
     """Check the configuration and every channel's URL; show the settings in force."""
@@ -220,7 +201,7 @@ def check_config(outer: str | None, config_path: str | None) -> None:
 
 
 @watcher.command("test-notify")
-@_config_option
+@config_option
 @click.argument("channel", required=False)
 @click.pass_context
 def test_notify(ctx: click.Context, config_path: str | None, channel: str | None) -> None:
@@ -239,6 +220,10 @@ def _mute_stdout() -> None:
     """So that the interpreter's own flush at exit does not fail again."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+for _command in ASKING:
+    watcher.add_command(_command)
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_ori
 
 from msgspec.structs import fields, replace
 
-from watcher.settings import Paths, Section, Settings, State
+from watcher.settings import Paths, Section, Settings, State, Status
 from watcher.values import Reader, key_name, shown, type_of
 
 DEFAULT_PATH: Final = "/etc/mountwatch/config.toml"
@@ -217,4 +217,5 @@ def defaults_for_user(euid: int, environ: Mapping[str, str]) -> Settings:
     if state is None and home is not None:
         state = f"{home}/.local/state"
     path = f"{state}/mountwatch/state.db" if state else f"{runtime}/state.db"
-    return Settings(state=State(path=path), paths=Paths(runtime=runtime))
+    status = Status(socket=f"{runtime}/watcher.sock")
+    return Settings(state=State(path=path), paths=Paths(runtime=runtime), status=status)

@@ -22,7 +22,7 @@ from watcher.config import ConfigError, Parsed
 from watcher.core.mountinfo import mount_of
 from watcher.files import read_regular, write_private
 from watcher.model import Mount
-from watcher.settings import Channel, Settings, Watch
+from watcher.settings import Addressed, Settings, Watch
 
 READ_LIMIT = 5.0  # seconds for the child
 # Not cat(1), which cannot say that there is no such file but in words.
@@ -113,15 +113,17 @@ class FileReader:
         return content
 
 
-async def channel_url(channel: Channel, environ: Mapping[str, str], reader: FileReader, mounts: Sequence[Mount]) -> str:
-    """The channel's URL, wherever the file that holds it lies. Raises SecretError."""
+async def secret_url(
+    section: Addressed, environ: Mapping[str, str], reader: FileReader, mounts: Sequence[Mount]
+) -> str:
+    """The URL of a channel or the heartbeat, wherever the file that holds it lies. Raises SecretError."""
     content = None
-    if channel.url_file is not None and may_hang(channel.url_file, mounts):
+    if section.url_file is not None and may_hang(section.url_file, mounts):
         try:
-            content = await reader.read(channel.url_file, mounts)
+            content = await reader.read(section.url_file, mounts)
         except OSError as e:
-            raise secrets.SecretError(f"{channel.url_file}: {e.strerror or e}") from None
-    return secrets.resolve_url(channel, environ, content)
+            raise secrets.SecretError(f"{section.url_file}: {e.strerror or e}") from None
+    return secrets.resolve_url(section, environ, content)
 
 
 class ConfigFile:

@@ -17,18 +17,23 @@ from typing import NoReturn
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
 
 from watcher import procfs, secrets
+from watcher.answering import Answering
 from watcher.children import Children, environment
-from watcher.configfile import ConfigFile, FileReader, channel_url, may_hang
+from watcher.configfile import ConfigFile, FileReader, may_hang, secret_url
 from watcher.configwatch import ConfigWatch
-from watcher.core.incidents import Incidents
+from watcher.continuity import Continuity, boot_id
+from watcher.core import vitals
 from watcher.core.mountinfo import parse
 from watcher.core.picture import Picture, merged
 from watcher.core.schedule import sweeps_of
+from watcher.core.vitals import Observations
 from watcher.core.wording import count
-from watcher.delivery.sender import Sender, UnresolvedURL
+from watcher.delivery.heartbeat import Heartbeat
+from watcher.delivery.sender import Sender, UnresolvedURL, local_time
+from watcher.instance import Instance, Occupied
+from watcher.introspection import Introspection
 from watcher.model import (
     HOST,
     Change,
@@ -37,9 +42,8 @@ from watcher.model import (
     Mount,
     NamespaceGone,
     Overslept,
+    Probe,
     ProbeReport,
-    Subject,
-    Superblock,
     TableRead,
     TableUnreadable,
     Tick,
@@ -50,16 +54,17 @@ from watcher.narration import Narrator
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
 from watcher.rules import rules_of
-from watcher.settings import Channel, Settings
+from watcher.settings import Addressed, Settings
+from watcher.silencing import Silencing
 from watcher.sources import mount_table
 from watcher.sources.containers import ContainerTables
-from watcher.store import Identity, Store, StoreError
+from watcher.status.server import StatusServer
+from watcher.store import Store
 from watcher.systemd import ServiceManager
 
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 5.0
-SAVE_EVERY = 86400.0  # seconds; what is new is saved at once
 OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
 GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
 _IN_WORDS = {"denied": "not checkable", "missing": "not mounted", "readonly": "read-only"}  # as `--once` has it
@@ -83,15 +88,19 @@ class Daemon:
         self._containers_wanted = asyncio.Event()
         self._watching_containers: anyio.CancelScope | None = None
         self._children = Children()
+        self._instance = Instance()
+        self._seen = Observations(monotonic())
         try:
             if not await self._startup():
                 return 3
             await self._serve()
+            await self._store.close()
             return 0
         finally:
             self._service.stopping()
             self._children.close()
             self._service.close()
+            self._instance.release()
 
     async def _startup(self) -> bool:
         """Read the configuration, take up what is known; False if there is no configuration to run on."""
@@ -107,10 +116,15 @@ class Daemon:
         except OSError as e:
             log.error("[paths] proc: %s/self/mountinfo: %s", settings.paths.proc, e.strerror)
             return False
+        if not await self._is_only_one():
+            return False
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
         self._picture = Picture(rules_of(settings), grace_until=settings.probe.startup_grace)
-        await self._restore(settings.state.path)
-        self._incidents = Incidents(join_within=settings.notify.group_wait)
+        boot = boot_id(settings.paths.proc)
+        self._store = Store(self._local(settings.state.path), boot=boot)
+        self._continuity = Continuity(self._store, self._picture)
+        self._incidents = await self._continuity.restore(boot)
+        self._introspection = Introspection(self._incidents, lambda t: self._take([t], t.at))
         self._sender = Sender(
             self._incidents,
             self._children,
@@ -118,7 +132,13 @@ class Daemon:
             env=environment(self._environ),
             group_wait=settings.notify.group_wait,
             max_age=settings.notify.max_age,
+            recorded=self._store.recorded,
         )
+        self._continuity.take_up(self._incidents, self._sender)
+        self._silencing = Silencing(self._store, self._sender.kick, local=local_time)
+        self._silencing.configure(quiet.window() for quiet in settings.notify.quiet)
+        await self._silencing.load()
+        self._heartbeat = Heartbeat(self._verdict)
         self._prober = Prober(
             self._children,
             self._handle,
@@ -139,6 +159,35 @@ class Daemon:
         self._prober.recall()
         self._configure_channels()
         self._tell_trouble()
+        return self._open_socket()
+
+    async def _is_only_one(self) -> bool:
+        """Whether no other service runs on the same files; held from here on."""
+        wanted = [f"{self._settings.paths.runtime}/watcher.lock"]
+        if self._settings.status.socket:
+            wanted.append(f"{self._settings.status.socket}.lock")
+        try:
+            await self._instance.claim(filter(self._local, wanted), self._settings.paths.proc)
+        except Occupied as e:
+            log.error("%s", e)
+            return False
+        return True
+
+    def _open_socket(self) -> bool:
+        """Listen for other commands; False if another process does."""
+        path = self._settings.status.socket
+        self._server = None
+        if not path or self._local(path) is None:
+            return True
+        answering = Answering(
+            self._silencing, states=self._picture.snapshot, verdict=self._verdict, status=self._status
+        )
+        self._server = StatusServer(path, answering)
+        try:
+            self._server.open()
+        except Occupied as e:
+            log.error("%s", e)
+            return False
         return True
 
     async def _serve(self) -> None:
@@ -150,6 +199,16 @@ class Daemon:
             tasks.start_soon(self._probe)
             tasks.start_soon(self._prober.watch_wedged)
             tasks.start_soon(self._sender.run)
+            tasks.start_soon(self._silencing.run)
+            tasks.start_soon(self._heartbeat.run)
+            if self._server is not None:
+                tasks.start_soon(self._server.run)
+            tasks.start_soon(self._store.run)
+            tasks.start_soon(
+                self._continuity.close_what_is_gone,
+                self._settings.probe.startup_grace,
+                lambda: self._mounts,
+            )
             tasks.start_soon(self._watch_config)
             tasks.start_soon(self._keep_house)
             if self._service.watchdog_interval:
@@ -169,6 +228,7 @@ class Daemon:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end_at_once)
         self._service.stopping()
+        self._sender.stop()
         self._tasks.cancel_scope.cancel()
 
     # ---- events in, transitions out
@@ -186,21 +246,32 @@ class Daemon:
             return
         if isinstance(event, TableUnreadable):
             log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
-        if isinstance(event, ProbeReport) and event.verdict is Verdict.VOID:
-            self._narrator.void(event, now)
+        if isinstance(event, ProbeReport):
+            void = event.verdict is Verdict.VOID
+            self._seen.report(now, void=void)
+            if void:
+                self._narrator.void(event, now)
         self._take(self._picture.handle(event, now), now)
 
     def _take(self, transitions: list[Transition], now: float) -> None:
+        wall = time()
         for transition in transitions:
             self._narrator.transition(transition)
+            self._store.note(transition, wall - (now - transition.at))
             # What was told is followed up, whatever the rules say by now.
-            if transition.change is not Change.BEGAN or transition.kind in (Kind.WATCHER, *self._settings.notify.on):
-                self._incidents.apply(transition, now=now, wall=time())
+            begins = transition.change is Change.BEGAN or (
+                transition.change is Change.RESUMED and not self._incidents.holds(transition)
+            )
+            if not begins or transition.kind in (Kind.WATCHER, *self._settings.notify.on):
+                self._incidents.apply(transition, now=now, wall=wall)
                 self._sender.kick()
         self._wake.set()
 
     async def _read_tables(self) -> None:
-        async for event in mount_table.tables(self._settings.paths.proc, self._wanted):
+        def looked() -> None:
+            self._seen.table_read(monotonic())
+
+        async for event in mount_table.tables(self._settings.paths.proc, self._wanted, looked):
             self._handle(event)
 
     async def _read_containers(self) -> None:
@@ -243,12 +314,25 @@ class Daemon:
                 if self._picture.wants_use(now):
                     self._picture.handle(mount_table.use(proc), now)
                 for probes in sweeps_of(self._picture.start_due(now)):
-                    self._tasks.start_soon(self._prober.sweep, probes)
+                    self._tasks.start_soon(self._sweep, probes)
                 await anyio.lowlevel.checkpoint()
                 continue
             with anyio.move_on_after(None if due is None else due - now):
                 await self._wake.wait()
                 await anyio.sleep(GATHER)
+
+    async def _sweep(self, probes: list[Probe]) -> None:
+        sweep = self._seen.sweep_began(monotonic() + max(probe.timeout for probe in probes))
+        try:
+            await self._prober.sweep(probes)
+        finally:
+            self._seen.sweep_ended(sweep)
+
+    def _verdict(self) -> vitals.Verdict:
+        """Whether we work ourselves."""
+        return vitals.verdict(
+            self._seen.signs(monotonic(), next_due=self._picture.next_due(), deliveries=self._sender.progress())
+        )
 
     # ---- configuration
 
@@ -265,14 +349,16 @@ class Daemon:
             self._service.ready()
 
     def _apply(self, settings: Settings) -> None:
-        if (settings.state, settings.paths) != (self._settings.state, self._settings.paths):
-            log.warning("[state] and [paths] take effect at the next start")
+        before_start = (self._settings.state, self._settings.paths, self._settings.status)
+        if (settings.state, settings.paths, settings.status) != before_start:
+            log.warning("[state], [paths] and [status] take effect at the next start")
         self._settings = settings
         now, tracker = monotonic(), self._picture.tracker
         before = [(namespace, tracker.places(namespace)) for namespace in tracker.namespaces()]
         self._take(self._picture.configure(rules_of(settings), now), now)
         for namespace, places in before:
             self._narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
+        self._silencing.configure(quiet.window() for quiet in settings.notify.quiet)
         self._configure_channels()
         self._want_containers(settings.watch.containers)
 
@@ -280,22 +366,30 @@ class Daemon:
         notify = self._settings.notify
         self._incidents.join_within = notify.group_wait
         channels = {c.name: partial(self._resolve, c) for c in notify.channels}
-        self._sender.configure(channels, group_wait=notify.group_wait, max_age=notify.max_age)
+        self._sender.configure(
+            channels,
+            group_wait=notify.group_wait,
+            max_age=notify.max_age,
+            repeat_interval=notify.repeat_interval,
+            silenced=self._silencing.silenced,
+        )
+        heartbeat = self._settings.heartbeat
+        self._heartbeat.configure(partial(self._resolve, heartbeat) if heartbeat.given else None, heartbeat.interval)
         if not channels:
             log.warning("no channel in [[notify.channels]]: nobody is told, this log apart")
 
-    async def _resolve(self, channel: Channel) -> str:
+    async def _resolve(self, section: Addressed) -> str:
         try:
-            return await channel_url(channel, self._environ, self._reader, self._mounts)
+            return await secret_url(section, self._environ, self._reader, self._mounts)
         except secrets.SecretError as e:
             raise UnresolvedURL(str(e)) from None
 
     def _tell_trouble(self) -> None:
-        """Open or end the incident that says that the configuration cannot be used."""
-        now, trouble = monotonic(), self._config.trouble
-        change = Change.BEGAN if trouble else Change.ENDED
-        subject = Subject(Superblock("", "", "", "configuration"), (), "")
-        self._take([Transition(Kind.WATCHER, change, subject, now, now, error=trouble)], now)
+        """Say what of the watcher itself is not in order, and what is again."""
+        now = monotonic()
+        self._introspection.note("configuration", self._config.trouble, now)
+        self._introspection.note("state", self._store.trouble, now)
+        self._introspection.channels(self._sender.unreachable(), self._sender.channels, now)
 
     # ---- what else must be done now and then
 
@@ -303,7 +397,11 @@ class Daemon:
         while True:
             self._service.status(self._status())
             self._narrator.problems(merged(self._containers.problems, self._picture.problems()))
-            await self._save()
+            self._tell_trouble()
+            self._continuity.look_at_the_clock()
+            if self._incidents.settle(time()):
+                self._sender.kick()
+            self._store.changed()
             await anyio.sleep(HOUSEKEEPING)
 
     async def _feed_watchdog(self, interval: float) -> None:
@@ -330,7 +428,10 @@ class Daemon:
             text += f"; {count(len(self._prober.wedged), 'probe')} hanging"
         if failing := self._sender.failing:
             text += f"; cannot tell {', '.join(failing)}"
-        return text + ("; configuration unusable" if self._config.trouble else "")
+        if silences := len(self._silencing.active()):
+            text += f"; {count(silences, 'silence')}"
+        text += "; configuration unusable" if self._config.trouble else ""
+        return text + (f"; {trouble}" if (trouble := self._store.trouble) else "")
 
     def _local(self, path: str) -> str | None:
         """The path, if it is on no file system that may hang."""
@@ -338,28 +439,6 @@ class Daemon:
             return path
         log.warning("%s lies on a network or FUSE file system; going on without it", path)
         return None
-
-    async def _restore(self, path: str) -> None:
-        self._saved, self._saved_at = set[Identity](), monotonic()
-        self._store = Store(path) if self._local(path) else None
-        if self._store is None:
-            return
-        try:
-            self._saved = await anyio.to_thread.run_sync(self._store.load)
-        except (StoreError, RuntimeError) as e:  # RuntimeError: no thread to be had
-            log.warning("state: %s; going on without it", e)
-        self._picture.tracker.restore_answered(self._saved)
-
-    async def _save(self) -> None:
-        """Keep which mounts have ever answered."""
-        answered = self._picture.tracker.answered()
-        if self._store is None or (answered <= self._saved and monotonic() - self._saved_at < SAVE_EVERY):
-            return
-        self._saved, self._saved_at = self._saved | answered, monotonic()
-        try:
-            await anyio.to_thread.run_sync(self._store.save, answered, abandon_on_cancel=True)
-        except (StoreError, RuntimeError) as e:
-            log.warning("state: %s; going on without it", e)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

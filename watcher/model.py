@@ -73,6 +73,16 @@ class Usage(NamedTuple):
     available: int  # for an ordinary user, so total - used may be more
 
 
+class Silence(NamedTuple):
+    """For some mounts, and for a time, no new alarm is told. Times are seconds since the epoch."""
+
+    id: str
+    patterns: tuple[str, ...]  # as in [watch] include: "/mnt/*", "ct:101:*", "server:nas01"
+    begins: float
+    ends: float
+    comment: str = ""
+
+
 class Pace(NamedTuple):
     """How often a mount is asked and how long it may fail: the [probe] section, in seconds."""
 
@@ -264,6 +274,7 @@ class Change(enum.StrEnum):
     BEGAN = "began"  # not ok from here on
     ENDED = "ended"  # two good probes (or writable again)
     GONE = "gone"  # no longer mounted: not a recovery
+    RESUMED = "resumed"  # it was not ok in an earlier run, and is what was told then
     JOINED = "joined"  # still not ok, and it stands in more places, or more is known of it
     LEFT = "left"  # no longer mounted in these of its places, still in others
     REMOUNTED = "remounted"  # another mount stands in the same place and answers

@@ -83,6 +83,8 @@ class Narrator:
                 log.warning("%s: %s (%s): %s%s", transition.kind, places, source, transition.error, stack)
             case Change.ENDED:
                 log.info("%s no more: %s (%s)", transition.kind, places, source)
+            case Change.RESUMED:
+                log.info("%s since before the start: %s (%s): %s", transition.kind, places, source, transition.error)
             case Change.JOINED:
                 log.info("%s, now at %s (%s)", transition.kind, places, source)
             case Change.GONE | Change.LEFT:

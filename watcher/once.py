@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 
 from watcher import procfs
+from watcher.answered import load_answered, save_answered
 from watcher.children import Children
 from watcher.configfile import ConfigFile, FileReader, may_hang
 from watcher.core.capacity import CapacityState
@@ -18,6 +19,7 @@ from watcher.core.filters import Filter, MountPatterns, says_where, server_of
 from watcher.core.mountinfo import parse
 from watcher.core.picture import Picture, Rules, merged
 from watcher.core.places import superblock_of
+from watcher.core.saved import Identity
 from watcher.core.schedule import sweeps_of
 from watcher.core.wording import container_name
 from watcher.model import (
@@ -36,9 +38,9 @@ from watcher.model import (
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
 from watcher.rules import any_type
+from watcher.schema import StoreError
 from watcher.settings import Settings
 from watcher.sources.containers import ContainerTables
-from watcher.store import Identity, Store, StoreError
 
 RETRY_ERROR = 0.5  # seconds until a fast error is tried once more
 MAX_VOID = 2  # probes that said nothing, after which the mount stays unknown
@@ -108,7 +110,6 @@ class _Pass:
         self._news = asyncio.Event()
         self._picture = Picture(rules)
         self._state_path = settings.state.path
-        self._store = Store(settings.state.path)
         mounts, runtime = self._read_table(), settings.paths.runtime
         self._containers = ContainerTables(
             proc=self._proc,
@@ -213,7 +214,7 @@ class _Pass:
         if may_hang(self._state_path, mounts):
             return
         try:
-            self._known = self._store.load()
+            self._known = load_answered(self._state_path)
         except StoreError:
             return  # the service's own trouble, and said there; or not ours to read
         self._picture.tracker.restore_answered(self._known)
@@ -222,7 +223,7 @@ class _Pass:
         if self._known is None or (answered := self._picture.tracker.answered()) <= self._known:
             return
         try:
-            self._store.save(answered)
+            save_answered(self._state_path, answered, now=time())
         except StoreError:
             pass  # an ordinary user beside the service of root: the verdicts stand without it
 

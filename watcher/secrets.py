@@ -1,4 +1,4 @@
-"""Where a channel's URL comes from, who else can read it, and how settings are shown without it.
+"""Where the URL of a channel or the heartbeat comes from, who else can read it, and how settings are shown without it.
 
 `resolve_url` reads files and may block where they lie on a network file system: not for the
 daemon's own process. No text that is made here, errors included, holds a secret.
@@ -14,64 +14,65 @@ from typing import Final, get_origin
 from msgspec.structs import fields
 
 from watcher.files import read_regular
-from watcher.settings import Channel, Section, Settings
+from watcher.settings import Addressed, Channel, Section, Settings
 from watcher.values import Percent, format_duration, scheme_of, shown
 
 _LONGEST: Final = 65536  # bytes of a file with a URL; more is some other file
 
 
 class SecretError(Exception):
-    """A channel's URL is not to be had; one line that says why and what to do."""
+    """A URL is not to be had; one line that says why and what to do."""
 
 
-def resolve_url(channel: Channel, environ: Mapping[str, str], content: bytes | None = None) -> str:
-    """The channel's URL, from wherever it is kept. Raises SecretError.
+def resolve_url(section: Addressed, environ: Mapping[str, str], content: bytes | None = None) -> str:
+    """A section's URL, from wherever it is kept. Raises SecretError.
 
     Reads a file, and so may block where that lies on a network file system: then its `content` is
     to be read elsewhere.
     """
-    if channel.url is not None:
-        return channel.url
-    if channel.url_file is not None:
-        return _url_in(channel.url_file, channel, "write the URL into it, or correct url_file", content)
-    name = channel.credential or ""
+    if section.url is not None:
+        return section.url
+    if section.url_file is not None:
+        return _url_in(section.url_file, section, "write the URL into it, or correct url_file", content)
+    name = section.credential or ""
     remedy = f"add LoadCredential={name}:FILE to the unit, or use url_file"
     # systemd.exec(5), "Credentials": the directory is there only if the unit loads any.
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
-        raise _error(channel, f"no credential {shown(name)}: not started by systemd with credentials; {remedy}")
-    return _url_in(f"{directory}/{name}", channel, remedy)
+        raise _error(section, f"no credential {shown(name)}: not started by systemd with credentials; {remedy}")
+    return _url_in(f"{directory}/{name}", section, remedy)
 
 
-def _error(channel: Channel, what: str) -> SecretError:
-    return SecretError(f"channel {shown(channel.name)}: {what}")
+def _error(section: Addressed, what: str) -> SecretError:
+    return SecretError(f"{section.label}: {what}")
 
 
-def _url_in(path: str, channel: Channel, remedy: str, content: bytes | None = None) -> str:
+def _url_in(path: str, section: Addressed, remedy: str, content: bytes | None = None) -> str:
     file = shown(path)[1:-1]
     try:
         content = read_regular(path, _LONGEST) if content is None else content
     except OSError as error:
-        raise _error(channel, f"{file}: {error.strerror or 'cannot be read'}; {remedy}") from None
+        raise _error(section, f"{file}: {error.strerror or 'cannot be read'}; {remedy}") from None
     try:
         text = content.decode().removeprefix("\ufeff").strip()
     except UnicodeDecodeError:
         # Not as the cause: it carries the bytes.
-        raise _error(channel, f"{file}: is not UTF-8 text; {remedy}") from None
+        raise _error(section, f"{file}: is not UTF-8 text; {remedy}") from None
     if not text:
-        raise _error(channel, f"{file}: is empty; {remedy}")
+        raise _error(section, f"{file}: is empty; {remedy}")
     if len(text.splitlines()) > 1:
-        raise _error(channel, f"{file}: has several lines; leave only the URL, and make a channel of each further one")
+        others = ", and make a channel of each further one" if isinstance(section, Channel) else ""
+        raise _error(section, f"{file}: has several lines; leave only the URL{others}")
     if scheme_of(text) is None:
-        raise _error(channel, f'{file}: holds no URL such as "tgram://…"; {remedy}')
+        raise _error(section, f'{file}: holds no URL such as "{section.example}"; {remedy}')
     return text
 
 
 def secret_files(settings: Settings, config_path: str | None) -> list[str]:
     """The files whose permissions matter: those that hold a URL, the configuration only if it does."""
-    channels = settings.notify.channels
-    found = [config_path] if config_path is not None and any(c.url is not None for c in channels) else []
-    return list(dict.fromkeys([*found, *(c.url_file for c in channels if c.url_file is not None)]))
+    sections: list[Addressed] = [*settings.notify.channels, settings.heartbeat]
+    found = [config_path] if config_path is not None and any(s.url is not None for s in sections) else []
+    return list(dict.fromkeys([*found, *(s.url_file for s in sections if s.url_file is not None)]))
 
 
 def check_permissions(path: str, mode: int, gid: int, own_gid: int = 0) -> list[str]:
@@ -103,7 +104,7 @@ def _lines(heading: str, section: Section) -> Iterator[str]:
     for field in fields(section):
         path = f"{heading.strip('[]')}.{field.encode_name}".strip(".")
         value = getattr(section, field.name)
-        if isinstance(section, Channel) and field.name == "url":
+        if isinstance(section, Addressed) and field.name == "url":
             value = section.redacted_url()
         if isinstance(value, Section):
             yield from _lines(f"[{path}]", value)

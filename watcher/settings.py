@@ -11,28 +11,35 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from watcher.core.quiet import MIDNIGHT, WEEK, Window
 from watcher.model import Kind, Pace
 from watcher.values import (
     Percent,
+    TimeOfDay,
     boolean,
     credential_fault,
     duration,
     format_duration,
     fstype_fault,
+    http_fault,
     kind,
     list_of,
     mount_fault,
     name_fault,
+    one_of,
     path_fault,
     percent,
     scheme_of,
     show_only_fault,
     shown,
+    socket_fault,
     string,
+    time_of_day,
     url_fault,
 )
 
 _MOUNTS: Final = list_of(string(mount_fault), '["/mnt/*"]')
+_NAMED: Final = list_of(string(mount_fault), '["server:nas01"]', if_empty="is empty; name the mounts it is for")
 _NOTHING_WATCHED: Final = "is empty, so nothing would be watched; leave it out for the default"
 # Below a tenth of a second a probe loads the server more than it says; above these limits nobody is guarded.
 _INTERVAL: Final = duration("100ms", "1d")
@@ -130,20 +137,31 @@ class Capacity(Section, frozen=True, kw_only=True):
     warn: Annotated[Percent, percent] = Percent(90)
 
 
-class Channel(Section, frozen=True, kw_only=True):
-    """Where messages go. Of the three sources of the URL exactly one is given."""
+class Addressed(Section, frozen=True, kw_only=True):
+    """A section with a URL that is a secret, here or kept elsewhere: in one of three places at most."""
 
-    name: Annotated[str, string(name_fault)]
-    url: Annotated[str | None, string(url_fault)] = None
+    url: str | None = None
     url_file: Annotated[str | None, string(path_fault)] = None
     credential: Annotated[str | None, string(credential_fault)] = None
 
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        raise NotImplementedError
+
+    @property
+    def example(self) -> str:
+        """What its URL looks like."""
+        raise NotImplementedError
+
+    @property
+    def given(self) -> list[str]:
+        """The keys that say where the URL is."""
+        return [key for key in ("url", "url_file", "credential") if getattr(self, key) is not None]
+
     def faults(self) -> Iterator[tuple[str, str]]:
-        given = [key for key in ("url", "url_file", "credential") if getattr(self, key) is not None]
-        if not given:
-            yield "", "says nowhere where to send; add one of url, url_file or credential"
-        elif len(given) > 1:
-            yield "", f"has {' and '.join(given)}; keep one of them"
+        if len(self.given) > 1:
+            yield "", f"has {' and '.join(self.given)}; keep one of them"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         # msgspec's own would show the token in every rich traceback with locals.
@@ -151,11 +169,57 @@ class Channel(Section, frozen=True, kw_only=True):
         return [(key, self.redacted_url() if key == "url" else member) for key, member in members]
 
     def __repr__(self) -> str:
-        return f"Channel({', '.join(f'{key}={value!r}' for key, value in self.__rich_repr__())})"
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.__rich_repr__())})"
 
     def redacted_url(self) -> str | None:
         """ "tgram://***"; None where the URL is elsewhere."""
         return None if self.url is None else f"{scheme_of(self.url) or ''}://***"
+
+
+class Channel(Addressed, frozen=True, kw_only=True):
+    """Where messages go. Of the three sources of the URL exactly one is given."""
+
+    name: Annotated[str, string(name_fault)]
+    url: Annotated[str | None, string(url_fault)] = None
+
+    @property
+    def label(self) -> str:
+        return f"channel {shown(self.name)}"
+
+    @property
+    def example(self) -> str:
+        return "tgram://…"
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from super().faults()
+        if not self.given:
+            yield "", "says nowhere where to send; add one of url, url_file or credential"
+
+
+class Quiet(Section, frozen=True, kw_only=True):
+    """When nothing is told of some mounts, day by day, in local time."""
+
+    mounts: Annotated[
+        tuple[str, ...],
+        list_of(string(mount_fault), '["server:nas01"]', if_empty="is empty; name the mounts it is for"),
+    ]
+    begins: Annotated[TimeOfDay, time_of_day] = msgspec.field(name="from")
+    ends: Annotated[TimeOfDay, time_of_day] = msgspec.field(name="to")
+    days: Annotated[
+        tuple[str, ...], list_of(one_of(WEEK), '["sat", "sun"]', if_empty="is empty; leave it out for every day")
+    ] = WEEK
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.begins == self.ends:
+            yield "to", f'is the same as from, {self.ends}; for the whole day write from = "00:00" and to = "24:00"'
+        elif self.begins == MIDNIGHT:
+            yield "from", 'must be before midnight; write "00:00", and the day after that'
+
+    def window(self) -> Window:
+        return Window(self.mounts, int(self.begins), int(self.ends), self.days)
+
+
+HASTY_REPEAT = 300.0  # seconds
 
 
 class Notify(Section, frozen=True, kw_only=True):
@@ -163,7 +227,9 @@ class Notify(Section, frozen=True, kw_only=True):
 
     on: Annotated[tuple[Kind, ...], list_of(kind, '["stale"]')] = (Kind.STALE,)
     group_wait: Annotated[float, duration("0s", "10m")] = 3.0
+    repeat_interval: Annotated[float, duration("0s", "30d")] = 0.0
     max_age: Annotated[float, duration("1m", "30d")] = 86400.0
+    quiet: tuple[Quiet, ...] = ()
     channels: tuple[Channel, ...] = ()
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -174,6 +240,11 @@ class Notify(Section, frozen=True, kw_only=True):
             yield "group_wait", "must be shorter than max_age, or news expires before it is sent; lower it"
 
     def oddities(self) -> Iterator[tuple[str, str]]:
+        if 0 < self.repeat_interval < HASTY_REPEAT:
+            yield (
+                "repeat_interval",
+                f"tells it all again every {format_duration(self.repeat_interval)}; write 1h or more",
+            )
         if self.channels and not self.on:
             yield "on", 'is empty, so no channel is ever told anything; write ["stale"], or remove the channels'
 
@@ -182,6 +253,31 @@ class State(Section, frozen=True, kw_only=True):
     """What outlives the process."""
 
     path: Annotated[str, string(path_fault)] = "/var/lib/mountwatch/state.db"
+
+
+class Status(Section, frozen=True, kw_only=True):
+    """How a running service is asked."""
+
+    socket: Annotated[str, string(socket_fault, or_empty=True)] = "/run/mountwatch/watcher.sock"  # "": not at all
+
+
+class Heartbeat(Addressed, frozen=True, kw_only=True):
+    """A URL that is asked for as long as the watcher works; None: nothing is."""
+
+    url: Annotated[str | None, string(http_fault)] = None
+    interval: Annotated[float, duration("5s", "1d")] = 60.0
+
+    @property
+    def label(self) -> str:
+        return "[heartbeat]"
+
+    @property
+    def example(self) -> str:
+        return "https://…"
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        if self.interval != Heartbeat().interval and not self.given:
+            yield "interval", "does nothing without a URL; add one of url, url_file or credential"
 
 
 class Paths(Section, frozen=True, kw_only=True):
@@ -204,6 +300,8 @@ class Settings(Section, frozen=True, kw_only=True):
     overrides: tuple[Override, ...] = msgspec.field(default=(), name="override")
     capacity: Capacity = Capacity()
     notify: Notify = Notify()
+    status: Status = Status()
+    heartbeat: Heartbeat = Heartbeat()
     state: State = State()
     paths: Paths = Paths()
 

@@ -6,7 +6,7 @@ A reader takes a value as TOML gives it and reports what is wrong; which keys th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -22,6 +22,9 @@ _UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION: Final = re.compile("".join(rf"(?:({_NUMBER.pattern}){unit})?" for unit in _UNITS))
 _PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%")
 _TOLD_ON_REQUEST: Final = tuple(kind for kind in Kind if kind is not Kind.WATCHER)  # that one always is
+_TIME_OF_DAY: Final = re.compile(r"([0-9]{1,2}):([0-9]{2})")
+_HTTP: Final = re.compile(r"https?://[^/?#\s]+(?:[/?#]\S*)?", re.IGNORECASE)
+_SOCKET_PATH: Final = 107  # bytes (unix(7))
 _SHOWN: Final = 40  # characters of a value in a message
 
 
@@ -91,7 +94,54 @@ class Percent(float):
         return f"{float(self):g}%"
 
 
+# ---- times of day
+
+
+class TimeOfDay(int):
+    """60 of "01:00": minutes after midnight, written as a clock shows them."""
+
+    def __str__(self) -> str:
+        return f"{self // 60:02}:{self % 60:02}"
+
+
+def parse_time_of_day(text: str) -> TimeOfDay:
+    """ "01:00", "23:59", and "24:00" for the end of the day. Raises ValueError, whose text says what to write."""
+    match = _TIME_OF_DAY.fullmatch(text)
+    minutes = int(match[1]) * 60 + int(match[2]) if match and int(match[2]) < 60 else None
+    if minutes is None or minutes > 24 * 60:
+        raise ValueError(f'{shown(text)} is not a time of day; write one such as "01:00" or "18:30"')
+    return TimeOfDay(minutes)
+
+
 # ---- readers: one value each
+
+
+def time_of_day(value: object, where: str, report: Report) -> TimeOfDay | None:
+    if not isinstance(value, str):
+        # TOML has times of its own, with seconds; one way to write them is enough.
+        report(where, f'must be a time of day, not {type_of(value)}; write one such as "01:00", with the quotes')
+        return None
+    try:
+        return parse_time_of_day(value)
+    except ValueError as error:
+        report(where, str(error))
+        return None
+
+
+def one_of(names: Sequence[str]) -> Reader:
+    """One of these words."""
+
+    def read(value: object, where: str, report: Report) -> str | None:
+        if isinstance(value, str) and value in names:
+            return value
+        lowered = value.lower() if isinstance(value, str) else ""
+        close = [n for n in names if lowered.startswith(n)] or get_close_matches(lowered[:_SHOWN], names, 1)
+        got = shown(value) if isinstance(value, str) else type_of(value)
+        hint = f'; did you mean "{close[0]}"?' if close else "; write one of these"
+        report(where, f"{got} is none of {', '.join(map(shown, names))}{hint}")
+        return None
+
+    return read
 
 
 def percent(value: object, where: str, report: Report) -> Percent | None:
@@ -149,13 +199,15 @@ def duration(lowest: str, highest: str) -> Reader:
     return read
 
 
-def string(fault: Callable[[str], str | None]) -> Reader:
-    """A text in which `fault` finds nothing wrong."""
+def string(fault: Callable[[str], str | None], *, or_empty: bool = False) -> Reader:
+    """A text in which `fault` finds nothing wrong. `or_empty`: that says something, too."""
 
     def read(value: object, where: str, report: Report) -> str | None:
         if not isinstance(value, str):
             report(where, f"must be text, not {type_of(value)}; write it in quotes")
             return None
+        if or_empty and not value:
+            return value
         wrong = "is empty; write a value or leave it out" if not value.strip() else fault(value)
         if wrong:
             report(where, wrong)
@@ -219,6 +271,17 @@ def name_fault(name: str) -> str | None:
 
 def url_fault(url: str) -> str | None:
     return None if scheme_of(url) else 'is not a URL on one line; write one as Apprise takes it, such as "tgram://…"'
+
+
+def http_fault(url: str) -> str | None:
+    return None if _HTTP.fullmatch(url) and url.isprintable() else 'is not a web address; write "https://…"'
+
+
+def socket_fault(path: str) -> str | None:
+    if wrong := path_fault(path):
+        return wrong
+    length = len(path.encode("utf-8", "surrogateescape"))
+    return f"has {length} bytes; a socket's path has {_SOCKET_PATH} at most" if length > _SOCKET_PATH else None
 
 
 def credential_fault(name: str) -> str | None:

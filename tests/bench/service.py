@@ -54,7 +54,8 @@ def configuration(stage: Stage, url: str = NOWHERE, *, include: str = "", paths:
     path = Path(directory) / "config.toml"
     path.write_text(
         f'[watch]\ninclude = ["{include or stage.directory + "/*"}"]\n'
-        f'[state]\npath = "{directory}/state.db"\n[paths]\nruntime = "{directory}/run"\n{paths}'
+        f'[state]\npath = "{directory}/state.db"\n[status]\nsocket = "{directory}/sock"\n'
+        f'[paths]\nruntime = "{directory}/run"\n{paths}'
         f'[[notify.channels]]\nname = "gotify"\nurl = "{url}"\n'
     )
     path.chmod(0o600)
@@ -69,6 +70,7 @@ class Rest(NamedTuple):
 
     share: float  # percent of one core, with its children
     memory: tuple[int, int]  # bytes resident at the end, and at most
+    asked: int  # bytes resident once its socket has been asked something: then it has loaded aiohttp
     questions: float  # to each mount
 
 
@@ -80,7 +82,11 @@ def at_rest(config: Path, mounts: Sequence[FuseMount], duration: float) -> Rest:
         share = 100 * (gauges.cpu_of(pid) - cpu) / (time.monotonic() - began)
         asked = sum(map(_asked, mounts)) - asked
         memory = gauges.memory(pid, "VmRSS"), gauges.memory(pid)
-    return Rest(share, memory, asked / len(mounts))
+        health = subprocess.run(_command("--config", config, "health"), capture_output=True, timeout=LIMIT, check=False)
+        if health.returncode != 0:
+            raise RuntimeError(f"not healthy: {health.stdout.decode()}{health.stderr.decode()}")
+        later = gauges.memory(pid, "VmRSS")
+    return Rest(share, memory, later, asked / len(mounts))
 
 
 def idle(stage: Stage, count: int, duration: float) -> Section:
@@ -98,6 +104,7 @@ def rest_rows(rest: Rest, duration: float, *, share: float, memory: float) -> li
         Row("processor time, of one core, with children", percent(rest.share), target=target),
         Row("resident memory", megabytes(resident), target=megabytes(memory)),
         Row("resident memory at its peak", megabytes(peak)),
+        Row("resident memory once its socket has been asked", megabytes(rest.asked)),
         Row("questions to each mount", number(rest.questions)),
     ]
 

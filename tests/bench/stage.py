@@ -38,6 +38,15 @@ class Stage:
             self._mounts.append(self._server.mount(path, source=source, options="allow_other"))
         return list(self._mounts)
 
+    def of_servers(self, count: int, servers: int) -> list[FuseMount]:
+        """So many mounts that name their servers, and none but these."""
+        self.mounts(0)
+        for number in range(count):
+            path = self.make_directory(f"of{number % servers:02}/share{number:04}")
+            source = f"nas{number % servers:02}:/export/{number}"
+            self._mounts.append(self._server.mount(path, source=source, fstype="fuse.sshfs", options="allow_other"))
+        return list(self._mounts)
+
     def make_directory(self, name: str) -> str:
         path = os.path.join(self.directory, name)
         os.makedirs(path, exist_ok=True)

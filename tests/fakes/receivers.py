@@ -119,6 +119,7 @@ class HttpReceiver(Receiver[T]):
         self._failure: tuple[int, Any] | None = None
         self._runner: web.AppRunner | None = None
         self._tls: ssl.SSLContext | None = None
+        self.delay = 0.0  # seconds between taking a message and saying so
 
     def fail(self, status: int, body: Any = None) -> None:
         """From now on answer every message with this HTTP status and JSON body (None: the service's own)."""
@@ -185,6 +186,7 @@ class GotifyReceiver(HttpReceiver[GotifyMessage]):
             return _gotify_error(401, "you need to provide a valid access token or user credentials to access this api")
         sent = await request.json()
         self._take(GotifyMessage(sent.get("title", ""), sent["message"], sent.get("priority", 0)))
+        await asyncio.sleep(self.delay)
         return web.json_response({"id": len(self.received), "appid": 1} | sent)
 
 

@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("crashes")
+    group.addoption("--kills", type=int, default=24, metavar="N", help="how often the crash test kills the service")
+    group.addoption("--kill-seed", type=int, default=1, metavar="N", help="which course of events the crash test takes")
+
+
 @pytest.fixture
 def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """A function that makes probe children start through a line of shell, which ends in `exec ... "$python" "$@"`."""

@@ -290,6 +290,11 @@ class Site:
     def config(self) -> Path:
         return self.path / "config.toml"
 
+    @property
+    def socket(self) -> Path:
+        """Where the service listens."""
+        return self.path / "state" / "run" / "watcher.sock"
+
     def config_text(
         self,
         channels: Mapping[str, str] | None = None,
@@ -298,6 +303,7 @@ class Site:
         group_wait: str = "300ms",
         exclude: Sequence[str] = (),
         state: str = "state",
+        socket: str | None = None,
         lxc: Containers | None = None,
         more: str = "",
         **probe: str,
@@ -316,6 +322,10 @@ class Site:
             source = url if " = " in url else f"url = {toml(url)}"
             lines += ["[[notify.channels]]", f"name = {toml(name)}", source]
         lines += ["[state]", f"path = {toml(str(self.path / state / 'state.db'))}"]
+        lines += [
+            "[status]",
+            f"socket = {toml(str(self.path / state / 'run' / 'watcher.sock') if socket is None else socket)}",
+        ]
         lines += ["[paths]", f"runtime = {toml(str(self.path / state / 'run'))}"]
         if lxc:
             lines.append(f"lxc_config = {toml(lxc.lxc_config_dirs)}")

@@ -38,7 +38,15 @@ SECTIONS = {
         "processor time, of one core, with children",
         "resident memory",
         "resident memory at its peak",
+        "resident memory once its socket has been asked",
         "questions to each mount",
+    ],
+    "12 mounts of 3 servers go stale at once": [
+        "messages",
+        "from the last verdict until the last message",
+        "processor time above idle, couriers and probes apart",
+        "memory above idle",
+        "state on disk",
     ],
     "6 containers with 4 mounts each": [
         "who runs, their names and tables: a first look",
@@ -65,6 +73,7 @@ SECTIONS = {
         "processor time, of one core, with children",
         "resident memory",
         "resident memory at its peak",
+        "resident memory once its socket has been asked",
         "questions to each mount",
     ],
 }

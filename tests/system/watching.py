@@ -169,6 +169,7 @@ class Watch:
         lines += ["[notify]", f"on = {toml(self._on)}"]
         lines += ["[[notify.channels]]", 'name = "gotify"', f"url = {toml(self.gotify.url)}"]
         lines += ["[state]", f"path = {toml(str(self.path / 'state' / 'state.db'))}"]
+        lines += ["[status]", f"socket = {toml(str(self.path / 'run' / 'watcher.sock'))}"]
         lines += ["[paths]", f"runtime = {toml(str(self.path / 'run'))}", self._more]
         self.config.write_text("\n".join(lines) + "\n")
         self.config.chmod(0o600)

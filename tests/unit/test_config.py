@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
+import hypothesis
 import pytest
 import rich.pretty
 from hypothesis import example, given
@@ -16,10 +17,24 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, fields, replace
 
 from watcher.config import Candidate, ConfigError, defaults_for_user, parse, search_path
+from watcher.core.quiet import Window
 from watcher.model import Kind, Pace
 from watcher.secrets import SecretError, check_permissions, describe, resolve_url, secret_files
-from watcher.settings import Capacity, Channel, Notify, Override, Paths, Probe, Section, Settings, State
-from watcher.values import Percent, format_duration, parse_duration, scheme_of, shown
+from watcher.settings import (
+    Capacity,
+    Channel,
+    Heartbeat,
+    Notify,
+    Override,
+    Paths,
+    Probe,
+    Quiet,
+    Section,
+    Settings,
+    State,
+    Status,
+)
+from watcher.values import Percent, TimeOfDay, format_duration, parse_duration, parse_time_of_day, scheme_of, shown
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 TOKEN = "S3CRETt0ken"
@@ -68,6 +83,16 @@ def test_values_arrive() -> None:
         credential = "mail"
         [capacity]
         warn = "92.5%"
+        [[notify.quiet]]
+        mounts = ["server:nas01"]
+        from = "22:00"
+        to = "6:30"
+        days = ["sat", "sun"]
+        [status]
+        socket = ""
+        [heartbeat]
+        url = "https://hc-ping.com/x"
+        interval = "5m"
         [paths]
         proc = "/tmp/proc"
         lxc_config = ["/x", "/y"]
@@ -86,8 +111,11 @@ def test_values_arrive() -> None:
         on=(Kind.STALE, Kind.VANISHED, Kind.FULL),
         group_wait=0.0,
         channels=(Channel(name="ops", url="gotify://h/t"), Channel(name="büro", credential="mail")),
+        quiet=(Quiet(mounts=("server:nas01",), begins=TimeOfDay(1320), ends=TimeOfDay(390), days=("sat", "sun")),),
     )
     assert settings.capacity == Capacity(warn=Percent(92.5))
+    assert settings.status == Status(socket="")
+    assert settings.heartbeat == Heartbeat(url="https://hc-ping.com/x", interval=300.0)
     assert settings.paths == Paths(proc="/tmp/proc", lxc_config=("/x", "/y"))
 
 
@@ -111,6 +139,14 @@ def test_the_probe_section_is_the_pace() -> None:
     assert Probe(interval=7.0, deep_interval=9.0).pace() == Pace(interval=7.0, deep_interval=9.0)
     assert {f.name for f in fields(Override)} - {"mounts"} == set(Pace._fields)
     assert {f.name for f in fields(Probe)} - {"startup_grace"} == set(Pace._fields)
+
+
+# ---- times of day
+
+
+@given(st.integers(0, 24 * 60))
+def test_times_of_day_survive_the_round_trip(minutes: int) -> None:
+    assert parse_time_of_day(str(TimeOfDay(minutes))) == minutes
 
 
 # ---- durations
@@ -159,6 +195,7 @@ def test_durations_survive_the_round_trip(milliseconds: int) -> None:
 WHOLE = "(or ms, m, h, d)"
 ONE_OF = 'none of "stale", "readonly", "vanished", "full"'
 NO_PERCENTAGE = 'is not a percentage; write one from "1%" to "100%", such as "90%"'
+DAYS = '"mon", "tue", "wed", "thu", "fri", "sat", "sun"'
 NOTHING = "is empty, so nothing would be watched; leave it out for the default"
 
 
@@ -320,6 +357,65 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
         ('[notify]\non = ["xyz"]', f'[notify] on[1]: "xyz" is {ONE_OF}; write one of these'),
         ("[notify]\non = [1]", f"[notify] on[1]: a number is {ONE_OF}; write one of these"),
         ('[notify]\non = "stale"', '[notify] on: must be a list, not text; write it as ["stale"]'),
+        # quiet windows
+        ('[[notify.quiet]]\nmounts = ["/x"]\nfrom = "01:00"', "notify.quiet[1]: has no to; add one"),
+        ('[[notify.quiet]]\nfrom = "01:00"\nto = "06:00"', "notify.quiet[1]: has no mounts; add one"),
+        *(
+            (
+                f'[[notify.quiet]]\nmounts = ["/x"]\nfrom = "{text}"\nto = "06:00"',
+                f'notify.quiet[1].from: "{text}" is not a time of day; write one such as "01:00" or "18:30"',
+            )
+            for text in ("1", "1h", "25:00", "24:01", "12:60", "1:2", "01:00:00", "-1:00")
+        ),
+        (
+            '[[notify.quiet]]\nmounts = ["/x"]\nfrom = 01:00:00\nto = "06:00"',
+            "notify.quiet[1].from: must be a time of day, not a date or time; "
+            'write one such as "01:00", with the quotes',
+        ),
+        (
+            '[[notify.quiet]]\nmounts = ["/x"]\nfrom = "06:00"\nto = "06:00"',
+            'notify.quiet[1].to: is the same as from, 06:00; for the whole day write from = "00:00" and to = "24:00"',
+        ),
+        (
+            '[[notify.quiet]]\nmounts = ["/x"]\nfrom = "24:00"\nto = "06:00"',
+            'notify.quiet[1].from: must be before midnight; write "00:00", and the day after that',
+        ),
+        *(
+            (
+                f'[[notify.quiet]]\nmounts = ["/x"]\nfrom = "01:00"\nto = "06:00"\ndays = {days}',
+                f"notify.quiet[1].days{words}",
+            )
+            for days, words in (
+                ('["Saturday"]', f'[1]: "Saturday" is none of {DAYS}; did you mean "sat"?'),
+                ('["x"]', f'[1]: "x" is none of {DAYS}; write one of these'),
+                ("[6]", f"[1]: a number is none of {DAYS}; write one of these"),
+                ("[]", ": is empty; leave it out for every day"),
+                ('"sat"', ': must be a list, not text; write it as ["sat", "sun"]'),
+            )
+        ),
+        (
+            '[notify.quiet]\nmounts = ["/x"]',
+            "notify.quiet: must be sections, of which there may be several; write [[notify.quiet]], in double brackets",
+        ),
+        # status and heartbeat
+        (
+            '[status]\nsocket = "watcher.sock"',
+            '[status] socket: must be an absolute path; begin it with "/" ("~" is not expanded)',
+        ),
+        (
+            f'[status]\nsocket = "/{"x" * 107}"',
+            "[status] socket: has 108 bytes; a socket's path has 107 at most",
+        ),
+        *(
+            (f'[heartbeat]\nurl = "{url}"', '[heartbeat] url: is not a web address; write "https://…"')
+            for url in ("hc-ping.com/x", "tgram://a/b", "https://", "https://a b", "http://x\\u001b")
+        ),
+        ('[heartbeat]\nurl = ""', "[heartbeat] url: is empty; write a value or leave it out"),
+        (
+            '[heartbeat]\nurl = "https://h/x"\nurl_file = "/x"',
+            "[heartbeat]: has url and url_file; keep one of them",
+        ),
+        ('[heartbeat]\ninterval = "1s"', '[heartbeat] interval: "1s" is too short; write at least 5s'),
         # paths
         (
             '[state]\npath = "state.db"',
@@ -422,12 +518,13 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ("[prob]\ninterval = 3", "[prob]: unknown section; did you mean [probe]?"),
         ("[[overide]]\na = 1", "[[overide]]: unknown section; did you mean [[override]]?"),
         (
-            "[status]\n[state]",
-            "[status]: unknown section; did you mean [state]?",
+            "[stats]\n[state]",
+            "[stats]: unknown section; did you mean [status]?",
         ),
         (
             "[x]",
-            "[x]: unknown section; there are [watch], [probe], [[override]], [capacity], [notify], [state], [paths]",
+            "[x]: unknown section; there are [watch], [probe], [[override]], [capacity], [notify], [status], "
+            "[heartbeat], [state], [paths]",
         ),
         (
             '[[override]]\nmounts = ["/x"]\ntimeout = "1s"\nmax_age = "3s"',
@@ -478,6 +575,9 @@ def test_what_works_but_hardly_as_meant_is_a_warning_even_when_strict(text: str,
 # ---- config.example.toml
 
 
+LISTS = ("override", "notify.channels", "notify.quiet")
+
+
 def uncommented(text: str) -> str:
     """With every setting in force; prose is what has a blank after its "#"."""
     return re.sub(r"^#(?=[^\s#])", "", text, flags=re.MULTILINE)
@@ -506,7 +606,10 @@ def test_the_example_uncommented_is_the_same() -> None:
     assert warnings == []
     assert len(settings.overrides) >= 1
     assert len(settings.notify.channels) == 3
-    assert replace(settings, overrides=(), notify=replace(settings.notify, channels=())) == AS_EXAMPLE
+    assert [q.window() for q in settings.notify.quiet] == [Window(("server:nas01",), 23 * 60 + 30, 6 * 60)]
+    assert settings.heartbeat == Heartbeat(url="https://hc-ping.com/YOUR-UUID")
+    notify = replace(settings.notify, channels=(), quiet=())
+    assert replace(settings, overrides=(), heartbeat=Heartbeat(), notify=notify) == AS_EXAMPLE
 
 
 def test_the_example_shows_every_key_once_outside_of_lists() -> None:
@@ -517,11 +620,12 @@ def test_the_example_shows_every_key_once_outside_of_lists() -> None:
             section = heading[1]
         elif key := re.match(r"([a-z_]+) = ", line):
             shown_keys[section, key[1]] = shown_keys.get((section, key[1]), 0) + 1
-    everything = set(members(Settings))
+    # In a section that stands once, one place of the URL is enough.
+    everything = set(members(Settings)) - {("heartbeat", "url_file"), ("heartbeat", "credential")}
     assert ("notify.channels", "credential") in everything
     assert ("override", "deep_interval") in everything
     assert set(shown_keys) == everything
-    assert {key: n for key, n in shown_keys.items() if n > 1 and key[0] not in ("override", "notify.channels")} == {}
+    assert {key: n for key, n in shown_keys.items() if n > 1 and key[0] not in LISTS} == {}
 
 
 # ---- whatever the file holds
@@ -584,13 +688,14 @@ def test_text_of_any_kind_is_read_or_refused(text: str) -> None:
         assert line.startswith(("Settings(", " ", ")")) or line.isprintable()
 
 
+@hypothesis.settings(deadline=None)  # dozens of files each time
 @given(st.text(), st.text())
 def test_any_key_and_any_text_make_one_printable_line(key: str, value: str) -> None:
     def quoted(raw: str) -> str:
         return '"' + "".join(f"\\U{ord(c):08X}" for c in raw if not 0xD800 <= ord(c) <= 0xDFFF) + '"'
 
     for section, name in members(Settings):
-        heading = f"[[{section}]]" if section in ("override", "notify.channels") else f"[{section}]"
+        heading = f"[[{section}]]" if section in LISTS else f"[{section}]"
         text = f"{heading}\n{name} = {quoted(value)}\n{quoted(key)} = [{quoted(value)}]"
         try:
             lines = parse(text, "c.toml").warnings
@@ -606,6 +711,13 @@ def test_the_name_of_the_file_is_kept_to_one_line_too() -> None:
 
 
 # ---- without secrets
+
+
+def test_no_way_of_showing_the_heartbeat_shows_its_url() -> None:
+    settings = parse(f'[heartbeat]\nurl = "https://hc/{TOKEN}"', "c.toml").settings
+    for text in (repr(settings), describe(settings), rich.pretty.pretty_repr(settings), str(settings.heartbeat)):
+        assert TOKEN not in text
+        assert "https://***" in text
 
 
 def test_no_way_of_showing_a_channel_shows_its_url() -> None:
@@ -629,8 +741,9 @@ def test_describe_is_a_file_with_the_same_settings(text: str) -> None:
         return
     notify = settings.notify
     channels = tuple(replace(c, url=c.redacted_url()) for c in notify.channels)
+    heartbeat = replace(settings.heartbeat, url=settings.heartbeat.redacted_url())
     if "\udce9" not in text:  # TOML has no way to write that byte
-        expected = replace(settings, notify=replace(notify, channels=channels))
+        expected = replace(settings, notify=replace(notify, channels=channels), heartbeat=heartbeat)
         assert parse(describe(settings), "c.toml", strict=True).settings == expected
 
 
@@ -741,6 +854,8 @@ def test_files_with_secrets() -> None:
     assert found(inline, file, twin, credential) == ["/c.toml", "/u"]
     assert found(file) == ["/u"]
     assert secret_files(Settings(notify=Notify(channels=(inline,))), None) == []
+    assert secret_files(Settings(heartbeat=Heartbeat(url="https://h/x")), "/c.toml") == ["/c.toml"]
+    assert secret_files(Settings(heartbeat=Heartbeat(url_file="/u")), "/c.toml") == ["/u"]
 
 
 @pytest.mark.parametrize(
@@ -807,7 +922,8 @@ def test_which_file_is_read() -> None:
 def test_defaults_for_user(euid: int, environ: dict[str, str], state: str, runtime: str) -> None:
     settings = defaults_for_user(euid, environ)
     assert (settings.state.path, settings.paths.runtime) == (state, runtime)
-    assert replace(settings, state=State(), paths=Paths()) == Settings()
+    assert settings.status.socket == f"{runtime}/watcher.sock"
+    assert replace(settings, state=State(), paths=Paths(), status=Status()) == Settings()
 
 
 def test_settings_cannot_be_changed() -> None:

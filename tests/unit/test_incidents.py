@@ -47,7 +47,7 @@ def conditions(incident: Incident | None) -> list[Condition]:
             ("superblock 0:50 / fuse.lxcfs lxcfs", None),
         ),
         (subject(Place("ct:101", "/a"), source="nas01:/a"), Kind.STALE, ("server nas01", "nas01")),
-        (Subject(Superblock("", "", "", "configuration"), (), ""), Kind.WATCHER, ("watcher", None)),
+        (Subject(Superblock("", "", "", "configuration"), (), ""), Kind.WATCHER, ("watcher configuration", None)),
     ],
 )
 def test_group_of(about: Subject, kind: Kind, group: tuple[str, str | None]) -> None:
@@ -198,7 +198,7 @@ def test_the_watchers_own_trouble() -> None:
     incidents = Incidents()
     incident = apply(incidents, transition(Change.BEGAN, own, kind=Kind.WATCHER, cause=None, error="line 3"))
     assert incident is not None
-    assert (incident.group, incident.members[0].error) == ("watcher", "line 3")
+    assert (incident.group, incident.members[0].error) == ("watcher configuration", "line 3")
     again = apply(incidents, transition(Change.BEGAN, own, kind=Kind.WATCHER, cause=None, error="line 4"))
     assert again is not None
     assert [m.error for m in again.members] == ["line 4"]

@@ -263,12 +263,14 @@ def test_the_watchers_own_trouble() -> None:
     began = incident(
         member(own, kind=Kind.WATCHER, cause=None, error="Running on the last good configuration. line 3: x"),
         server=None,
-        group="watcher",
+        group="watcher configuration",
     )
     assert text(told(Topic.PROBLEM, began)) == (
         "[warning] 🟠 pve3: watcher needs attention\nRunning on the last good configuration. line 3: x"
     )
-    ended = incident(member(own, OK, kind=Kind.WATCHER, cause=None), server=None, group="watcher")
+    good = "Its configuration can be used again"
+    over = member(own, OK, kind=Kind.WATCHER, cause=None, reason=good)
+    ended = incident(over, server=None, group="watcher configuration")
     assert text(told(Topic.RECOVERED, ended)) == (
         "[success] 🟢 pve3: watcher is in order again\nIts configuration can be used again"
     )
@@ -521,7 +523,7 @@ members = st.builds(
     Member,
     st.sampled_from([Kind.STALE, Kind.STALE, Kind.READONLY, Kind.VANISHED]),
     subjects,
-    st.sampled_from(list(Condition)),
+    st.sampled_from([c for c in Condition if c is not Condition.FLAPPING]),
     times,
     times,
     st.sampled_from(list(Cause)),
@@ -542,8 +544,10 @@ def hostile(
     told_down: int,
 ) -> Message:
     """A message about the worst of names."""
-    if topic in (Topic.PROBLEM, Topic.UPDATE):
+    if topic in (Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT):
         parts = [*parts, member(NAS01)]
+    elif topic is Topic.FLAPPING:
+        parts = [*(replace(m, flapping=True, flaps=7) for m in parts), member(CIFS)]
     elif topic is Topic.PARTIAL:
         parts = [*parts, member(NAS01, OK), member(CIFS)]
     else:

@@ -6,6 +6,7 @@ tracker asks is not asked again here; its reports serve both.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from watcher.core.filesystems import MAX_ENTRIES, Entry, FilesystemKey, find
@@ -22,6 +23,7 @@ from watcher.model import (
     ProbeReport,
     ProbeStarted,
     StillWedged,
+    Subject,
     Superblock,
     TableRead,
     ThreadGone,
@@ -63,6 +65,13 @@ class Capacity:
         self._cut: set[str] = set()  # namespaces with more file systems than are looked at
         self._absent: set[Place] = set()  # full, and gone by one reading of the table, not yet by a second
         self._rereads: set[str] = set()
+        self._restored: dict[tuple[Place, str, str], tuple[Subject, float, str]] = {}
+
+    def restore(self, full: Iterable[tuple[Subject, float, str]]) -> None:
+        """What was told to be full in an earlier run: since when by this run's clock, and how full it was."""
+        for subject, since, words in full:
+            for place in subject.places:
+                self._restored[place, subject.fstype, subject.source] = (subject, since, words)
 
     # ---- what the shell asks
 
@@ -171,6 +180,9 @@ class Capacity:
             if entry.place not in filesystem.entries and filesystem not in joined:
                 joined.append(filesystem)
             filesystem.entries[entry.place] = entry
+            known = self._restored.pop((entry.place, entry.mount.fstype, entry.mount.source), None)
+            if known is not None and filesystem.full_since is None:
+                filesystem.resume(*known)
             keys[entry.place] = entry.key
         self._keys[namespace] = keys
         self._absent = {p for p in self._absent if p.namespace != namespace} | absent

@@ -46,6 +46,11 @@ class Departed:
         good[place] = _Missed(now, now, subject)
         return [_began(good[place], now)]
 
+    def restore(self, subject: Subject, since: float) -> None:
+        """Missed in an earlier run, and told so."""
+        for place in subject.places:
+            self._good.setdefault(place.namespace, {})[place] = _Missed(since, since, subject)
+
     def elapsed(self, now: float) -> list[Transition]:
         """What has been missed for long enough by now."""
         out = []

@@ -160,6 +160,10 @@ class Filesystem:
         self.full_since = self.told = None
         return out
 
+    def resume(self, told: Subject, since: float, words: str) -> None:
+        """It was told to be full in an earlier run, under this name."""
+        self.full_since, self.told, self.words = since, told.superblock, words
+
     def told_again(self, now: float) -> list[Transition]:
         """It is full, and stands in more places than were told."""
         if self.full_since is None or not (entries := self._alarmed()):

@@ -156,6 +156,11 @@ class Health:
         self.silent = self.judged = True
         self._move(Signal.FAILED, since)
 
+    def resume(self, since: float, cause: Cause | None, error: str, now: float) -> None:
+        """It was stale in an earlier run, and is until it has answered."""
+        self.reach, self.failing_since, self.reached_at = Reach.STALE, since, now
+        self.cause, self.error = cause, error
+
     def _is_overdue(self, pace: Pace, now: float, grace_until: float) -> bool:
         patience = pace.alarm_after if self.silent else pace.alarm_after_error
         return self.failing_since is not None and now >= max(self.failing_since + patience, grace_until)

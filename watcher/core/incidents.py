@@ -7,7 +7,7 @@ incident, to whom and when, is decided in `outbox`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from watcher.core.filters import server_of
@@ -15,7 +15,12 @@ from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Superblock,
 
 INSIDE = " in ct:"  # in the group of what a container serves itself
 MAX_LEFT = 64  # places of which it is remembered that a dead mount has left them
-WATCHER = "watcher"  # the group of what concerns the watcher itself
+SEES_DISK = "sees the disk"  # how the error begins of a container that does, in place of a mount
+WATCHER = "watcher"  # how the groups begin of what concerns the watcher itself
+CHANNEL = "channel "  # how the source begins of a channel that cannot be told
+
+FLAPS, FLAP_WINDOW = 5, 600.0  # more changes than this in so many seconds: it flaps
+SETTLED = 600.0  # seconds without a change after which it does so no more
 
 MemberKey = tuple[Kind, Superblock, tuple[Place, ...]]
 
@@ -27,12 +32,15 @@ class Condition(enum.StrEnum):
     OK = "ok"
     GONE = "gone"  # no longer mounted: not a recovery
     REMOUNTED = "remounted"
+    FLAPPING = "flapping"  # as told, of what changes all the time; how it stands at the moment is no news
 
 
+_TURNS = frozenset({Change.BEGAN, Change.ENDED, Change.REMOUNTED})  # changes that count towards flapping
 _AFTER = {
     Change.BEGAN: Condition.DOWN,
     Change.ENDED: Condition.OK,
     Change.JOINED: Condition.DOWN,
+    Change.RESUMED: Condition.DOWN,
     Change.GONE: Condition.GONE,
     Change.LEFT: Condition.GONE,
     Change.REMOUNTED: Condition.REMOUNTED,
@@ -55,12 +63,18 @@ class Member:
     context: str = ""
     slot: int = 0  # its number within the incident, kept when another mount takes its place
     split_from: int | None = None  # the slot of the member whose places these were, and which has others still
+    flapping: bool = False
+    flaps: int = 0  # changes while it does, or did
 
     @property
     def key(self) -> MemberKey:
         # What has vanished did so at one place; everything else holds for all places of the superblock.
         by_place = self.kind is Kind.VANISHED or self.split_from is not None
         return self.kind, self.subject.superblock, self.subject.places if by_place else ()
+
+    @property
+    def told_as(self) -> Condition:
+        return Condition.FLAPPING if self.flapping else self.condition
 
     def without(self, places: Collection[Place]) -> Member | None:
         """Of a member set apart, what is not in these places, where it stands again; None if nothing is left of it."""
@@ -91,10 +105,29 @@ class Incident:
     opened: float
     members: tuple[Member, ...]
     closed: float | None = None
+    hushed: bool = False  # a silence held when it opened, and, if it is closed, when it closed
 
     @property
     def down(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.condition is Condition.DOWN and not m.flapping)
+
+    @property
+    def failing(self) -> tuple[Member, ...]:
+        """What is down at the moment, be it that it flaps."""
         return tuple(m for m in self.members if m.condition is Condition.DOWN)
+
+    @property
+    def flapping(self) -> tuple[Member, ...]:
+        return tuple(m for m in self.members if m.flapping)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is about the watcher itself."""
+        return self.group.startswith(f"{WATCHER} ")
+
+    def is_about(self, channel: str) -> bool:
+        """Whether it is that this channel cannot be told: to be told through the others."""
+        return self.group == f"{WATCHER} {CHANNEL}{channel}"
 
     @property
     def since(self) -> float:
@@ -111,8 +144,13 @@ class Incident:
             members = tuple(taken if m.slot == slot else m for m in self.members)
         if member.condition is Condition.DOWN and member.kind is not Kind.VANISHED:
             members = tuple(kept for m in members if (kept := m.without(member.subject.places)) is not None)
-        still_down = any(m.condition is Condition.DOWN for m in members)
-        return replace(self, members=members, closed=None if still_down else now)
+        return replace(self, members=members).as_of(now)
+
+    def as_of(self, now: float) -> Incident:
+        """Open while something of it is down or flaps, else closed now, if it was open."""
+        if any(m.condition is Condition.DOWN or m.flapping for m in self.members):
+            return replace(self, closed=None)
+        return replace(self, closed=now)
 
     def without_places(self, whole: Member, left: Member) -> Incident:
         """The incident with some places of a member apart, since the mount has left these only."""
@@ -137,7 +175,7 @@ class Incident:
 def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
     """(group, server): what shares a cause. A container's FUSE mount cannot claim a server of the host's."""
     if kind is Kind.WATCHER:
-        return WATCHER, None
+        return f"{WATCHER} {subject.source}", None  # each with its own end
     server = server_of(subject.fstype, subject.source)
     inside = {p.namespace for p in subject.places}
     if subject.fstype.startswith("fuse") and len(inside) == 1 and HOST not in inside:
@@ -153,6 +191,28 @@ def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
     return "superblock " + " ".join(subject.superblock), None
 
 
+def _turns_of(transition: Transition, group: str) -> tuple[str, ...]:
+    """What the changes of one mount are counted under; device numbers change with each new mount."""
+    subject = transition.subject
+    _, root, fstype, source = subject.superblock
+    # Several FUSE mounts may name one source: each is counted for itself.
+    where = [str(p) for p in (subject.places if transition.kind is Kind.VANISHED else sorted(subject.places)[:1])]
+    return transition.kind, root, fstype, source, group if INSIDE in group else "", *where
+
+
+def _is_same_matter(old: Member, kind: Kind, subject: Subject) -> bool:
+    """Whether it is the same, but maybe for the device number, which a reboot or a new mount changes."""
+    return (
+        old.kind is kind
+        and old.subject.superblock[1:] == subject.superblock[1:]
+        and (old.key == (kind, subject.superblock, ()) or old.stands_at(subject.places))
+    )
+
+
+def nothing_is_silenced(incident: Incident) -> bool:
+    return False
+
+
 def _namespaces(member: Member) -> set[str]:
     return {place.namespace for place in member.subject.places}
 
@@ -160,11 +220,21 @@ def _namespaces(member: Member) -> set[str]:
 class Incidents:
     """The incidents that are open, or closed but not yet told to everyone."""
 
-    def __init__(self, incidents: Iterable[Incident] = (), *, join_within: float = 0.0) -> None:
-        """`join_within`: seconds in which mounts without a server, but of one type and cause, are one incident."""
+    def __init__(self, incidents: Iterable[Incident] = (), *, join_within: float = 0.0, last: int = 0) -> None:
+        """`join_within`: seconds in which mounts without a server, but of one type and cause, are one incident.
+
+        `last`: new ones have higher numbers than this.
+        """
         self.join_within = join_within
+        self._turns: dict[tuple[str, ...], tuple[float, ...]] = {}  # when a mount changed lately
+        self._prune_at = 0.0  # when those that have not since are forgotten
+        self.silenced: Callable[[Incident], bool] = nothing_is_silenced
         self._all = {i.number: i for i in incidents}
-        self._last = max(self._all, default=0)
+        self._last = max(last, *self._all, 0)
+        # Down when an earlier run ended, and not seen since: the incident's number, the member's slot.
+        self._unconfirmed = {
+            (i.number, m.slot) for i in self._all.values() for m in i.failing if m.kind is not Kind.WATCHER
+        }
 
     def __iter__(self) -> Iterator[Incident]:
         return iter(list(self._all.values()))
@@ -192,8 +262,8 @@ class Incidents:
             context=transition.context,
         )
         match transition.change:
-            case Change.BEGAN:
-                changed: Incident | None = self._began(member, at)
+            case Change.BEGAN | Change.RESUMED:
+                changed: Incident | None = self._resumed(member, at) or self._began(member, at)
             case Change.JOINED:
                 changed = self._joined(member, at)
             case Change.LEFT:
@@ -201,8 +271,126 @@ class Incidents:
             case _:
                 changed = self._ended(member, at)
         if changed is not None:
+            if transition.change in _TURNS and transition.kind is not Kind.WATCHER:
+                changed = self._noting_turn(changed, transition, at)
+            changed = self._noting_silence(changed)
+            self._confirm(changed)
             self._all[changed.number] = changed
         return changed
+
+    def is_unconfirmed(self, incident: Incident) -> bool:
+        """Whether some of it was down when an earlier run ended, and nobody knows how it stands now."""
+        return bool(self._unconfirmed) and any((incident.number, m.slot) in self._unconfirmed for m in incident.failing)
+
+    def holds(self, transition: Transition) -> bool:
+        """Whether it is about something that is told to be down already."""
+        return any(
+            m.condition is Condition.DOWN and _is_same_matter(m, transition.kind, transition.subject)
+            for i in self.open
+            for m in i.members
+        )
+
+    def give_up(
+        self, wall: float, namespaces: Collection[str], mounted: Collection[Place] = frozenset()
+    ) -> list[Incident]:
+        """What was down in an earlier run and has not been seen again is gone.
+
+        `namespaces`: those that are there; `mounted`: places where there is something, watched or not.
+        """
+        out = []
+        for number, slot in sorted(self._unconfirmed):
+            incident = self._all.get(number)
+            for member in incident.failing if incident is not None else ():
+                if incident is None or member.slot != slot:
+                    continue
+                there = any(place.namespace in namespaces for place in member.subject.places)
+                if member.kind is Kind.VANISHED and there:
+                    if not member.error.startswith(SEES_DISK):
+                        continue  # still not mounted
+                    ended = replace(member, condition=Condition.OK, changed=wall, flapping=False)
+                else:
+                    unwatched = member.kind is Kind.FULL or member.stands_at(mounted)
+                    reason = "no longer watched" if unwatched else "unmounted"
+                    reason = reason if there else "container stopped"
+                    ended = replace(member, condition=Condition.GONE, changed=wall, reason=reason, flapping=False)
+                incident = self._noting_silence(incident.with_member(ended, wall, replacing=member.key))
+                self._all[number] = incident
+                out.append(incident)
+        self._unconfirmed.clear()
+        return out
+
+    def _noting_turn(self, changed: Incident, transition: Transition, at: float) -> Incident:
+        """What changes all the time flaps from some change on, and is not over before it has held still."""
+        before = self._all.get(changed.number)
+        known = {m.slot: m for m in before.members} if before is not None else {}
+        key = _turns_of(transition, changed.group)
+        turns = (*(t for t in self._turns.get(key, ()) if at - t <= FLAP_WINDOW), at)[-FLAPS - 1 :]
+        self._turns[key] = turns
+        if at >= self._prune_at:
+            self._turns = {k: times for k, times in self._turns.items() if at - times[-1] <= FLAP_WINDOW}
+            self._prune_at = at + FLAP_WINDOW
+        members = []
+        for member in changed.members:
+            old = known.get(member.slot)
+            if member is old or member.condition is not _AFTER[transition.change]:
+                members.append(member)
+            elif old is not None and old.flapping:
+                members.append(replace(member, flapping=True, flaps=old.flaps + 1, since=old.since))
+            elif len(turns) > FLAPS:
+                members.append(replace(member, flapping=True, flaps=len(turns)))
+            else:
+                members.append(member)
+        return replace(changed, members=tuple(members)).as_of(at)
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set: all of it happened as long ago as before."""
+        for incident in self._all.values():
+            members = tuple(replace(m, since=m.since + seconds, changed=m.changed + seconds) for m in incident.members)
+            closed = None if incident.closed is None else incident.closed + seconds
+            shifted = replace(incident, opened=incident.opened + seconds, closed=closed, members=members)
+            self._all[incident.number] = shifted
+        self._turns = {key: tuple(t + seconds for t in times) for key, times in self._turns.items()}
+
+    def settle(self, wall: float) -> list[Incident]:
+        """What has flapped and has held still for long enough is what it is by now."""
+        out = []
+        for incident in self.open:
+            members = tuple(
+                replace(m, flapping=False, since=m.changed if m.condition is Condition.DOWN else m.since)
+                if m.flapping and wall - m.changed >= SETTLED
+                else m
+                for m in incident.members
+            )
+            if members != incident.members:
+                settled = self._noting_silence(replace(incident, members=members).as_of(wall))
+                self._all[incident.number] = settled
+                out.append(settled)
+        return out
+
+    def _confirm(self, changed: Incident) -> None:
+        before = self._all.get(changed.number)
+        known = {m.slot: m for m in before.members} if before is not None else {}
+        for member in changed.members:
+            if known.get(member.slot) is not member:
+                self._unconfirmed.discard((changed.number, member.slot))
+
+    def _resumed(self, member: Member, at: float) -> Incident | None:
+        """It was down in an earlier run, and still is: the same trouble, in whatever places it stands by now."""
+        for incident in self.open if self._unconfirmed else ():
+            for old in incident.failing:
+                known = (incident.number, old.slot) in self._unconfirmed
+                if known and _is_same_matter(old, member.kind, member.subject):
+                    kept = replace(old, subject=member.subject, context=member.context or old.context)
+                    return incident.with_member(kept, at, replacing=old.key)
+        return None
+
+    def _noting_silence(self, incident: Incident) -> Incident:
+        """What begins and ends within a silence is never told."""
+        before = self._all.get(incident.number)
+        begins = before is None or (before.closed is not None and incident.closed is None)
+        if not begins and (incident.closed is None or not incident.hushed):
+            return incident
+        return replace(incident, hushed=self.silenced(incident))
 
     def _began(self, member: Member, at: float) -> Incident:
         group, server = group_of(member.subject, member.kind)
@@ -210,13 +398,13 @@ class Incidents:
             # Mounted anew in the place of a dead one, and dead itself: the same trouble goes on. Not if it stands
             # elsewhere, too, or a container has put something else there: it would be taken for told.
             for old in incident.members:
-                if old.kind is not member.kind or not old.held_all_of(member):
+                if old.condition is Condition.DOWN or old.kind is not member.kind or not old.held_all_of(member):
                     continue
                 if incident.group != group and not member.is_on_host:
                     continue
                 if old.condition is Condition.GONE:
                     return incident.with_member(replace(member, since=old.since), at, replacing=old.key)
-                if old.condition is not Condition.DOWN and incident.closed is None:
+                if incident.closed is None:
                     return incident.with_member(member, at, replacing=old.key)
         for incident in self.open:
             if incident.group == group:

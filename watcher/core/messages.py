@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from watcher.core.incidents import WATCHER, Condition, Incident, Member
+from watcher.core.incidents import SEES_DISK, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.roster import OLD
@@ -45,11 +45,15 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
     incident, topic = news.incident, news.topic
     head = f"{name(sender.host, 40)}: "
     late = _late_line(news, sender, now, local)
-    if incident.group == WATCHER:
+    if incident.is_own:
         return _own(incident, head, late)
-    if topic in (Topic.PROBLEM, Topic.UPDATE):
+    if topic is Topic.FLAPPING:
+        return _flapping(incident, head, late, now, local)
+    if topic in (Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT):
         lines = _problem_lines(incident, now, local)
-        title = _mark(incident) + head + _what(incident.down, incident.server)
+        title = _mark(incident) + head + _what(incident.down, incident.server, still=topic is Topic.REPEAT)
+        if topic is Topic.REPEAT:
+            title += f", for {duration(now - incident.since)}"
         more = len(_places(incident.down)) - told_down
         if topic is Topic.UPDATE and told_down and more > 0:  # none: it was over, and has begun again
             title += f" ({more} more)"
@@ -60,7 +64,7 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
         span = _span(_since(incident.members), incident, now, local)
         title = f"⚪ {head}{_who(incident.members, incident.server)} was {_causes(incident.members)} {span}, told late"
         return _message(title, lines, late, "info")
-    over = [m for m in incident.members if m.condition is not Condition.DOWN]
+    over = [m for m in incident.members if m.condition is not Condition.DOWN and not m.flapping]
     outcome, mark, kind = _outcome(over)
     title = f"{mark} {head}{_who(over, incident.server)} {outcome} "
     since = _since(over or incident.members)
@@ -71,13 +75,24 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
     return _message(title, lines, late, kind)
 
 
+def _flapping(incident: Incident, head: str, late: str, now: float, local: Local) -> Message:
+    flapping = incident.flapping
+    title = f"🟠 {head}{_who(flapping, incident.server)} flaps: {_causes(flapping)} and back, time and again"
+    changes = max(m.flaps for m in flapping)
+    lines = [f"{changes} changes by {_clock(max(m.changed for m in flapping), now, local)}", *_place_lines(flapping)]
+    lines += _place_lines(incident.down, with_cause=True, lead="🔴 Still: ")
+    lines.append(f"No word of each change: told when it has held for {duration(SETTLED)}")
+    return _message(title, lines, late, "warning")
+
+
 def _own(incident: Incident, head: str, late: str) -> Message:
     """About the watcher itself."""
     if incident.down:
         return _message(
             f"🟠 {head}watcher needs attention", [name(m.error, 400) for m in incident.down], late, "warning"
         )
-    return _message(f"🟢 {head}watcher is in order again", ["Its configuration can be used again"], late, "success")
+    lines = [name(m.reason, 400) for m in incident.members if m.reason]
+    return _message(f"🟢 {head}watcher is in order again", lines or ["All is well with it again"], late, "success")
 
 
 def _message(title: str, lines: list[str], late: str, kind: str) -> Message:
@@ -140,9 +155,9 @@ def _causes(members: Sequence[Member]) -> str:
     return " / ".join(words[:3])
 
 
-def _what(members: Sequence[Member], server: str | None) -> str:
+def _what(members: Sequence[Member], server: str | None, *, still: bool = False) -> str:
     places = _places(members)
-    text = f"{_who(members, server)} {_causes(members)}"
+    text = f"{_who(members, server)} {'still ' if still else ''}{_causes(members)}"
     return text if len(places) == 1 else f"{text}, {count(len(places), 'mount')}"
 
 
@@ -178,7 +193,16 @@ def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
     first = _first(down)
     lines.append(_source_line(first))
     lines += _why(first)
+    lines += _flaps(incident)
     lines += _advice(first, incident.server)
+    return lines
+
+
+def _flaps(incident: Incident) -> list[str]:
+    """Who changes all the time, and who did before it held still."""
+    lines = [f"Flapping: {_listed(incident.flapping)}"] if incident.flapping else []
+    if flaps := max((m.flaps for m in incident.members if not m.flapping), default=0):
+        lines.append(f"It flapped: {count(flaps, 'change')}, none in the last {duration(SETTLED)}")
     return lines
 
 
@@ -254,7 +278,7 @@ def _advice(member: Member, server: str | None) -> list[str]:
     if place is None or name(place.mount_point, 200) != place.mount_point:
         return []  # a command that was shortened or escaped would do something else
     # Only the core's own words say so: a container's name for things is in no advice.
-    sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith("sees the disk")
+    sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
     if sees_disk:
         return [f"Do: {_reboot(place)}; what it wrote there meanwhile is on the host's disk, under the mount"]
     if member.kind is not Kind.STALE:
@@ -298,14 +322,15 @@ def _reboot(place: Place) -> str:
 def _ended_lines(incident: Incident) -> list[str]:
     """One line for each way in which a part has ended, then what is still down: that must not be cut off."""
     groups = {
-        "Ok: ": [m for m in incident.members if m.condition is Condition.OK],
-        "Remounted: ": [m for m in incident.members if m.condition is Condition.REMOUNTED],
+        "Ok: ": [m for m in incident.members if m.told_as is Condition.OK],
+        "Remounted: ": [m for m in incident.members if m.told_as is Condition.REMOUNTED],
     }
     for member in incident.members:
-        if member.condition is Condition.GONE:
+        if member.told_as is Condition.GONE:
             words = "no longer mounted" if member.reason in ("", "unmounted") else member.reason
             groups.setdefault(f"{words[:1].upper()}{words[1:]}: ", []).append(member)
     lines = [lead + _listed(members) for lead, members in groups.items() if members]
+    lines += _flaps(incident)
     if incident.down:
         lines += _place_lines(incident.down[:MAX_PLACES], with_cause=True, lead="🔴 Still: ")[:MAX_PLACES]
         if (more := len(_places(incident.down)) - MAX_PLACES) > 0:

@@ -7,11 +7,11 @@ followed up, a recovery is never told for an alarm that was not (Alertmanager's 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from watcher.core.incidents import WATCHER, Condition, Incident, Member
+from watcher.core.incidents import SETTLED, Condition, Incident, Member, nothing_is_silenced
 
 REMOUNT_WAIT = 10.0  # an unmounted mount is given this long to come back before it is told as gone
 LATE_AFTER = 60.0  # a message this much behind its time says that it is late
@@ -26,6 +26,8 @@ class Topic(enum.StrEnum):
 
     PROBLEM = "problem"
     UPDATE = "update"  # more mounts of the same cause
+    FLAPPING = "flapping"  # some are down and back all the time
+    REPEAT = "repeat"  # still so
     PARTIAL = "partial"  # some are back
     RECOVERED = "recovered"
     CLOSED = "closed"  # unmounted, container stopped: over, but not ok
@@ -43,6 +45,10 @@ class Told:
     @property
     def down(self) -> set[int]:
         return {k for k, c in self.conditions.items() if c is Condition.DOWN}
+
+    @property
+    def flapping(self) -> set[int]:
+        return {k for k, c in self.conditions.items() if c is Condition.FLAPPING}
 
 
 class Lately(NamedTuple):
@@ -63,29 +69,48 @@ class News(NamedTuple):
     due: float
 
 
-def news_of(incident: Incident, told: Told | None, *, group_wait: float) -> News | None:
-    """What the channel does not know yet of this incident; None where it knows all that matters."""
+def news_of(
+    incident: Incident,
+    told: Told | None,
+    *,
+    group_wait: float,
+    silenced: bool = False,
+    repeat_interval: float = 0.0,
+) -> News | None:
+    """What the channel does not know yet of this incident; None where it knows all that matters.
+
+    `silenced`: that something is down is not for it to know now; what it was told is followed up all the same.
+    `repeat_interval`: seconds after which what is still down is told again; 0: never.
+    """
     if told is None:
+        if silenced or (incident.closed is not None and incident.hushed):
+            return None
         if incident.closed is None:
-            return News(incident, Topic.PROBLEM, incident.opened + group_wait)
-        if incident.closed - incident.opened < group_wait or incident.group == WATCHER:
+            topic = Topic.PROBLEM if incident.down else Topic.FLAPPING
+            return News(incident, topic, incident.opened + group_wait)
+        if incident.closed - incident.opened < group_wait or incident.is_own:
             return None  # over before it was worth a word, or of no interest once it is over
         return News(incident, Topic.LATE, max(incident.closed, _settled(incident.members)))
-    now_down = {m.slot for m in incident.down}
+    now_down, flapping = {m.slot for m in incident.down}, {m.slot for m in incident.flapping}
+    if (begins := [m for m in incident.flapping if m.slot not in told.flapping]) and not silenced:
+        return News(incident, Topic.FLAPPING, max(m.changed for m in begins))
     more = [m for m in incident.down if m.slot not in told.down]
-    ended = [m for m in incident.members if m.slot in told.down - now_down or _is_back_apart(m, told)]
-    if not now_down:
+    over = (told.down | told.flapping) - now_down - flapping
+    ended = [m for m in incident.members if m.slot in over or _is_back_apart(m, told)]
+    if incident.closed is not None:
         if not ended:
             return None
         topic = Topic.CLOSED if all(m.condition is Condition.GONE for m in ended) else Topic.RECOVERED
-        return News(incident, topic, _settled(ended))
-    if more:
-        due = min(m.changed for m in more) + group_wait
+        return News(incident, topic, _settled(ended, told))
+    if more and not silenced:
+        due = min(m.changed + (SETTLED if m.slot in told.flapping else 0.0) for m in more) + group_wait
         waits = told.down and not _is_first_on_host(incident, more, told)
         return News(incident, Topic.UPDATE, max(due, _rest_until(told)) if waits else due)
     if ended:
-        due = max(_settled(ended), min(m.changed for m in ended) + group_wait)
+        due = max(_settled(ended, told), min(m.changed for m in ended) + group_wait)
         return News(incident, Topic.PARTIAL, max(due, _rest_until(told)))
+    if repeat_interval and now_down and not silenced:
+        return News(incident, Topic.REPEAT, told.at + repeat_interval)
     return None
 
 
@@ -112,9 +137,16 @@ def _is_back_apart(member: Member, told: Told) -> bool:
     return told.conditions.get(member.slot) is not member.condition
 
 
-def _settled(ended: Iterable[Member]) -> float:
-    """When it is clear how these ended: what was unmounted may be mounted again at once."""
-    return max(m.changed + (REMOUNT_WAIT if m.condition is Condition.GONE else 0.0) for m in ended)
+def _settled(ended: Iterable[Member], told: Told | None = None) -> float:
+    """When it is clear how these ended: what was unmounted may be mounted again at once, what flaps may go on."""
+    flapped = told.flapping if told is not None else set()
+
+    def settled(member: Member) -> float:
+        if member.slot in flapped:
+            return member.changed + SETTLED
+        return member.changed + (REMOUNT_WAIT if member.condition is Condition.GONE else 0.0)
+
+    return max(map(settled, ended))
 
 
 def is_expired(news: News, told: Told | None, *, now: float, max_age: float) -> bool:
@@ -130,17 +162,45 @@ def pending(
     group_wait: float,
     max_age: float,
     lately: Mapping[str, Lately] | None = None,
+    silenced: Callable[[Incident], bool] = nothing_is_silenced,
+    released: Mapping[int, float] | None = None,
+    channel: str = "",
+    added: float = 0.0,
+    repeat_interval: float = 0.0,
 ) -> list[News]:
-    """All news for one channel, what is due first in front. `lately`: by group, for those inside of containers."""
+    """All news for one channel, what is due first in front.
+
+    `lately`: by group, for those inside of containers; `released`: by incident, when a silence over it has ended;
+    `added`: since when there is this channel.
+    """
     found = []
     for incident in incidents:
         told = ledger.get(incident.number)
-        news = news_of(incident, told, group_wait=group_wait)
+        over = incident.closed is not None and incident.closed < added
+        if incident.is_about(channel) or (told is None and over):
+            continue
+        news = news_of(
+            incident, told, group_wait=group_wait, silenced=silenced(incident), repeat_interval=repeat_interval
+        )
+        if news is not None and news.due < (free := (released or {}).get(incident.number, news.due)):
+            news = news._replace(due=free)  # it is not late
         if news is not None and told is None and (before := (lately or {}).get(incident.group)) is not None:
             news = _held_back(news, before, now)
         if news is not None and not is_expired(news, told, now=now, max_age=max_age):
             found.append(news)
-    return sorted(found, key=lambda n: (n.due, n.incident.number))
+    return sorted(_in_order(found), key=lambda n: (n.due, n.incident.number))
+
+
+def _in_order(found: Iterable[News]) -> list[News]:
+    """What came and went is told before what came after it: to end with the past would not be the truth."""
+    late: dict[str, float] = {}
+    out = []
+    for news in sorted(found, key=lambda n: n.incident.number):
+        group = news.incident.group
+        out.append(news._replace(due=max(news.due, late.get(group, news.due))))
+        if news.topic is Topic.LATE:
+            late[group] = max(news.due, late.get(group, news.due))
+    return out
 
 
 def _held_back(news: News, before: Lately, now: float) -> News | None:
@@ -152,9 +212,10 @@ def _held_back(news: News, before: Lately, now: float) -> News | None:
     return None if news.topic is Topic.LATE else news._replace(due=rest)
 
 
-def told_now(incident: Incident, now: float, before: Told | None = None) -> Told:
+def told_now(incident: Incident, now: float, before: Told | None = None, topic: Topic | None = None) -> Told:
     """The ledger's entry once a message composed from this incident has been delivered."""
-    return Told({m.slot: m.condition for m in incident.members}, now, 1 + (before.times if before else 0))
+    times = (before.times if before else 0) + (topic is not Topic.REPEAT)  # what is said again makes nobody tired
+    return Told({m.slot: m.told_as for m in incident.members}, now, times)
 
 
 def retry_after(attempt: int, asked_for: float | None, jitter: float) -> float:

@@ -6,7 +6,7 @@ how probes are run, nor who is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from watcher.core import ondemand
@@ -15,7 +15,9 @@ from watcher.core.filters import Filter
 from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
 from watcher.core.mountinfo import is_mounted_readonly
 from watcher.core.places import Standing, arrange
+from watcher.core.restored import Restored, identity_of, known_of
 from watcher.core.roster import Roster, may_ask
+from watcher.core.saved import Identity, Known
 from watcher.core.schedule import VOID_RETRY, next_probe
 from watcher.core.showing import show
 from watcher.core.watched import Watched, subject_of
@@ -33,6 +35,7 @@ from watcher.model import (
     Reach,
     Stage,
     StillWedged,
+    Subject,
     TableRead,
     TableUnreadable,
     ThreadGone,
@@ -49,8 +52,6 @@ SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
 SETTLED = frozenset({Reach.OK, Reach.DENIED})  # until somebody uses it again
 
-Identity = tuple[Place, str, str, str]  # place, root, fstype, source: what a mount is over a reboot
-
 
 class Tracker:
     """Every watched mount of every namespace."""
@@ -64,6 +65,7 @@ class Tracker:
         self._left_out: dict[str, int] = {}
         self._absent: set[Place] = set()  # gone by one reading of the table, not yet by a second
         self._departed = Departed()
+        self._restored = Restored()
         self._answered: set[Identity] = set()  # ever, also in an earlier run
         self._rereads: set[str] = set()
 
@@ -113,9 +115,25 @@ class Tracker:
         """Mounts that an earlier run has seen answer."""
         self._answered.update(known)
 
+    def restore(self, known: Mapping[Identity, Known], missed: Iterable[tuple[Subject, float]] = ()) -> None:
+        """What an earlier run knew, by this run's clock. `missed`: what had vanished, and since when."""
+        self.restore_answered(i for i, k in known.items() if k.answered)
+        self._restored.take(known)
+        for subject, since in missed:
+            self._departed.restore(subject, since)
+
     def answered(self) -> set[Identity]:
         """The mounts standing now that have ever answered."""
-        return self._answered & {_identity(s) for w in self._roster for s in w.standings}
+        return self._answered & {identity_of(s) for w in self._roster for s in w.standings}
+
+    def known(self) -> dict[Identity, Known]:
+        """What a later run should know of the mounts standing now, by this run's clock."""
+        return {
+            identity: known_of(w, s, answered=identity in self._answered)
+            for w in self._roster
+            for s in w.standings
+            for identity in (identity_of(s),)
+        }
 
     def due(self, now: float) -> list[Probe]:
         """The probes to start now."""
@@ -229,13 +247,15 @@ class Tracker:
     def _arrived(self, standing: Standing, now: float) -> list[Transition]:
         watched = self._roster.get(standing.superblock)
         if watched is None:
-            health = Health(answered=_identity(standing) in self._answered)
+            health = Health(answered=identity_of(standing) in self._answered)
             watched = Watched(standing.superblock, health, now)
         elif watched.lost_way:
             watched.next_at = now  # another way to it
         was_shown_only = bool(watched.standings) and watched.show_only
         self._roster.join(watched, standing)
         since = self._departed.replaced(standing.place, now)
+        if resumed := self._restored.resume(watched, standing, now):
+            return resumed
         if watched.health.reach is Reach.OK:
             # Another place of what is known to be good: the answer is there already.
             self._note_answer(watched, standing)
@@ -248,7 +268,7 @@ class Tracker:
     def _note_answer(self, watched: Watched, standing: Standing) -> None:
         # Not what a container serves itself: it can make new ones for ever.
         if standing.container is None or (not watched.is_fuse and len(self._answered) < MAX_ANSWERED):
-            self._answered.add(_identity(standing))
+            self._answered.add(identity_of(standing))
 
     def _left(
         self, watched: Watched, gone: list[Standing], now: float, reason: str, *, replaced: set[Place]
@@ -364,10 +384,11 @@ class Tracker:
 
     def _still_wedged(self, event: StillWedged, now: float) -> list[Transition]:
         watched = self._roster.get(event.superblock)
-        if watched is None or watched.wedged is not None or watched.health.reach is not Reach.UNKNOWN:
+        if watched is None or watched.wedged is not None or watched.health.reach not in (Reach.UNKNOWN, Reach.STALE):
             return []
         watched.wedged, watched.wedged_since = event.wedged, event.since
-        before = watched.health.reach
+        if (before := watched.health.reach) is Reach.STALE:
+            return []  # known from an earlier run
         watched.health.fail_since(event.since, "an earlier probe still hangs in it")
         watched.health.elapse(watched.pace, now, self._grace_until)
         return self._changed(watched, before, now)
@@ -389,8 +410,3 @@ class Tracker:
             kin = server is not None and server == watched.server
             if kin or any(recovered.superblock in s.below for s in watched.standings):
                 watched.next_at = now
-
-
-def _identity(standing: Standing) -> Identity:
-    superblock = standing.superblock
-    return standing.place, superblock.root, superblock.fstype, superblock.source

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from watcher.core.filters import Filter
+from watcher.core.incidents import SEES_DISK
 from watcher.core.mountinfo import Tree, is_below
 from watcher.core.places import superblock_of
 from watcher.model import (
@@ -54,7 +55,7 @@ class Sight:
 
     @property
     def error(self) -> str:
-        return f"sees the disk under {self.over.source}: it was started before the host had mounted that"
+        return f"{SEES_DISK} under {self.over.source}: it was started before the host had mounted that"
 
 
 def covered(mounts: Sequence[Mount], chosen: Filter) -> list[Covered]:

@@ -185,6 +185,12 @@ class Watched:
         since, self.readonly_since = self.readonly_since, None
         return [Transition(Kind.READONLY, Change.ENDED, subject_of(self.superblock, self.standings), now, since or now)]
 
+    def resume_readonly(self, standing: Standing, since: float) -> None:
+        """It was unexpectedly read-only in an earlier run, and is until it is seen writable."""
+        self.readonly_since = since
+        self.writable.add(standing.place)
+        self.health.readonly = True
+
     def remounted(self, standing: Standing, since: float | None, now: float) -> list[Transition]:
         """It stands, and is good, where a dead mount stood that had failed since then."""
         if since is None or standing.show_only:

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from random import random
@@ -19,17 +19,22 @@ from time import time
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from watcher.children import Child, Children
-from watcher.core import messages, outbox
-from watcher.core.incidents import INSIDE, Incident, Incidents
+from watcher.core import messages, outbox, vitals
+from watcher.core.incidents import INSIDE, Incident, Incidents, nothing_is_silenced
 from watcher.core.messages import Message
 from watcher.core.outbox import FORGET, Lately, News, Told
+from watcher.core.saved import Served, State
 from watcher.core.wording import count
 
 log = logging.getLogger(__name__)
 
 _COURIER = str(Path(__file__).with_name("courier.py"))
+GATHER = 0.02  # seconds: a server's mounts die in a burst, and each look at what there is to tell costs
+LAST_ANSWER = 5.0  # seconds for a receiver to answer once we are to end
+UNREACHABLE = 900.0  # seconds without success after which a channel is a matter for the others
 SEND_LIMIT = 60.0  # seconds for one message; SMTP and slow webhooks answer within 30
 
 
@@ -118,6 +123,7 @@ class Channel:
 
     name: str
     resolve: Resolve
+    added: float  # since when it is to be told; what was over before is none of its news
     attempt: int = 0
     failing_since: float | None = None
     retry_at: float = 0.0
@@ -142,20 +148,42 @@ class Sender:
         group_wait: float,
         max_age: float,
         clock: Callable[[], float] = time,
+        recorded: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
     ) -> None:
+        """`recorded`: returns when what was told is on disk, or soon if that is slow."""
         self._incidents = incidents
         self._children = children
         self._host = host
         self._env = env
         self._group_wait = group_wait
         self._max_age = max_age
+        self._repeat_interval = 0.0
         self._clock = clock
+        self._recorded = recorded
+        self._restored = State()
+        self._stopping = self._kicked = False
+        self._under_way: set[anyio.CancelScope] = set()  # attempts: an answer that is not heard is told twice
+        self._silenced: set[int] = set()  # incidents over which a silence holds
+        self._released: dict[int, float] = {}  # by incident: when the last silence over it ended
         self._channels: dict[str, Channel] = {}
         self._changed = anyio.Event()
 
-    def configure(self, channels: Mapping[str, Resolve], *, group_wait: float, max_age: float) -> None:
-        """Tell these channels from now on; a channel that keeps its name keeps what it was told."""
-        self._group_wait, self._max_age = group_wait, max_age
+    def configure(
+        self,
+        channels: Mapping[str, Resolve],
+        *,
+        group_wait: float,
+        max_age: float,
+        repeat_interval: float = 0.0,
+        silenced: Callable[[Incident], bool] = nothing_is_silenced,
+    ) -> None:
+        """Tell these channels from now on; a channel that keeps its name keeps what it was told.
+
+        While `silenced` holds for an incident, no channel is told that it began, or grew. When its answer changes
+        with time, `kick` makes it count.
+        """
+        self._group_wait, self._max_age, self._repeat_interval = group_wait, max_age, repeat_interval
+        self._incidents.silenced = silenced
         for gone in set(self._channels) - set(channels):
             self._channels.pop(gone).scope.cancel()
         for name, resolve in channels.items():
@@ -163,12 +191,76 @@ class Sender:
                 self._channels[name].resolve = resolve
                 self._channels[name].retry_at = 0.0  # it may have been mended by this very change
             else:
-                self._channels[name] = Channel(name, resolve)
+                self._channels[name] = self._new(name, resolve)
+        self._restored = State()
         self._changed.set()
         self.kick()
 
+    def restore(self, state: State, released: float) -> None:
+        """What channels were told in earlier runs, before `configure`. Until `released` nothing is told of that: it
+        is seen first how things stand.
+        """
+        self._restored = state
+        self._released = {n: released for n, incident in state.incidents.items() if incident.closed is None}
+
+    def _new(self, name: str, resolve: Resolve) -> Channel:
+        state = self._restored
+        served = state.channels.get(name) or Served(self._clock())
+        return Channel(
+            name,
+            resolve,
+            served.added,
+            failing_since=served.failing_since,
+            ledger={number: told for (channel, number), told in state.told.items() if channel == name},
+            lately={group: entry for (channel, group), entry in state.lately.items() if channel == name},
+        )
+
+    def state(self) -> State:
+        """What a later run should know: incidents and what was told of them."""
+        channels = self._channels.values()
+        return State(
+            incidents={i.number: i for i in self._incidents},
+            channels={c.name: Served(c.added, c.failing_since) for c in channels},
+            told={(c.name, number): told for c in channels for number, told in c.ledger.items()},
+            lately={(c.name, group): entry for c in channels for group, entry in c.lately.items()},
+        )
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set: all that was told was told as long ago as before."""
+        self._released = {number: at + seconds for number, at in self._released.items()}
+        for channel in self._channels.values():
+            channel.added += seconds
+            channel.retry_at += seconds
+            if channel.failing_since is not None:
+                channel.failing_since += seconds
+            channel.ledger = {n: replace(told, at=told.at + seconds) for n, told in channel.ledger.items()}
+            channel.lately = {g: entry._replace(at=entry.at + seconds) for g, entry in channel.lately.items()}
+        self.kick()
+
+    def stop(self) -> None:
+        """Begin no attempt from now on; those under way have a little time for their answer."""
+        self._stopping = True
+        for scope in self._under_way:
+            scope.deadline = min(scope.deadline, anyio.current_time() + LAST_ANSWER)
+
+    def unreachable(self) -> dict[str, tuple[float, str]]:
+        """The channels that have failed for long: since when, and how the last attempt ended."""
+        now = self._clock()
+        return {
+            c.name: (c.failing_since, c.last_error)
+            for c in self._channels.values()
+            if c.failing_since is not None and c.attempt and now - c.failing_since >= UNREACHABLE
+        }
+
     def kick(self) -> None:
-        """The incidents have changed."""
+        """The incidents have changed, or what is silenced."""
+        if not self._kicked:  # mounts die by the hundred: what follows is done once for all that die in one turn
+            self._kicked = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._kicked = False
+        self._note_silences()
         self._forget_settled()
         for channel in self._channels.values():
             channel.kicked.set()
@@ -185,9 +277,25 @@ class Sender:
                 await self._changed.wait()
 
     @property
+    def channels(self) -> list[str]:
+        return list(self._channels)
+
+    @property
     def failing(self) -> list[str]:
         """The channels whose last attempt failed."""
         return [c.name for c in self._channels.values() if c.failing_since is not None]
+
+    def progress(self) -> list[vitals.Delivery]:
+        """How it goes with each channel."""
+        now, found = self._clock(), []
+        for channel in self._channels.values():
+            pending = self._pending(channel)
+            waiting = now - pending[0].due if pending else 0.0
+            failing = None if channel.failing_since is None else now - channel.failing_since
+            found.append(
+                vitals.Delivery(channel.name, failing, waiting if waiting > 0 else None, error=channel.last_error)
+            )
+        return found
 
     # ---- one channel
 
@@ -195,10 +303,11 @@ class Sender:
         with channel.scope:
             while True:
                 channel.kicked = anyio.Event()
-                pause = self._pause(channel)
+                pause = None if self._stopping else self._pause(channel)
                 if pause is None or pause > 0:
                     with anyio.move_on_after(pause):
                         await channel.kicked.wait()
+                        await anyio.sleep(GATHER)
                 else:
                     await self._deliver(channel)
 
@@ -210,7 +319,15 @@ class Sender:
             group_wait=self._group_wait,
             max_age=self._max_age,
             lately=channel.lately,
+            silenced=self._is_held_back,
+            released=self._released,
+            channel=channel.name,
+            added=channel.added,
+            repeat_interval=self._repeat_interval,
         )
+
+    def _is_held_back(self, incident: Incident) -> bool:
+        return self._incidents.silenced(incident) or self._incidents.is_unconfirmed(incident)
 
     def _pause(self, channel: Channel) -> float | None:
         """Seconds until there is something to send; None while there is nothing."""
@@ -221,8 +338,14 @@ class Sender:
         """Send all that is due, through one courier, until nothing is due or one attempt fails."""
         courier = Courier(self._children, self._env)
         try:
-            while (pending := self._pending(channel)) and pending[0].due <= self._clock():
-                if not await self._attempt(channel, courier, pending[0]):
+            while not self._stopping and (pending := self._pending(channel)) and pending[0].due <= self._clock():
+                with anyio.CancelScope(shield=True) as scope:
+                    self._under_way.add(scope)
+                    try:
+                        told = await self._attempt(channel, courier, pending[0])
+                    finally:
+                        self._under_way.discard(scope)
+                if scope.cancelled_caught or not told:
                     return
         finally:
             courier.close()
@@ -238,7 +361,7 @@ class Sender:
             now=now,
             local=local_time,
         )
-        entry = outbox.told_now(news.incident, now, told)  # as composed: it may change while it is sent
+        entry = outbox.told_now(news.incident, now, told, news.topic)  # as composed: it may change while it is sent
         try:
             url = await channel.resolve()
         except UnresolvedURL as e:
@@ -248,7 +371,10 @@ class Sender:
         if delivery.ok:
             channel.ledger[news.incident.number] = entry
             self._note_lately(channel, news.incident.group, now)
-            self._succeeded(channel, message)
+            again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
+            channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""
+            await self._recorded()
+            log.info("told %s%s: %s", channel.name, again, message.title)
         else:
             self._failed(channel, delivery)
         return delivery.ok
@@ -258,11 +384,6 @@ class Sender:
         if INSIDE in group:
             kept = {g: before for g, before in channel.lately.items() if now - before.at <= FORGET}
             channel.lately = {**kept, group: kept.get(group, Lately(0, now)).once_more(now)}
-
-    def _succeeded(self, channel: Channel, message: Message) -> None:
-        again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
-        log.info("told %s%s: %s", channel.name, again, message.title)
-        channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""
 
     def _failed(self, channel: Channel, delivery: Delivery) -> None:
         now = self._clock()
@@ -274,6 +395,15 @@ class Sender:
         log.warning(
             "could not tell %s (attempt %d, next in %.0f s): %s", channel.name, channel.attempt, pause, delivery.error
         )
+
+    def _note_silences(self) -> None:
+        """What is told when its silence is over is not told late."""
+        now, silenced = self._clock(), {i.number for i in self._incidents if self._is_held_back(i)}
+        numbers = {i.number for i in self._incidents}
+        self._released = {n: at for n, at in self._released.items() if n in numbers}
+        for number in (self._silenced - silenced) & numbers:
+            self._released[number] = max(now, self._released.get(number, now))
+        self._silenced = silenced
 
     def _forget_settled(self) -> None:
         """Drop the incidents of which every channel knows the end."""

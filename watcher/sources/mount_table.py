@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 
 from watcher import procfs
@@ -46,10 +46,12 @@ class Changes:
         os.close(self._fd)
 
 
-async def tables(proc: str, wanted: asyncio.Event) -> AsyncIterator[TableRead | TableUnreadable]:
+async def tables(
+    proc: str, wanted: asyncio.Event, looked: Callable[[], None] = lambda: None
+) -> AsyncIterator[TableRead | TableUnreadable]:
     """The whole table at first, at each change, and whenever `wanted` is set (then even if it is unchanged).
 
-    Changes in quick succession come as one; the last is never lost.
+    Changes in quick succession come as one; the last is never lost. `looked` is called each time it could be read.
     """
     changes = Changes(proc)
     last: bytes | None = None
@@ -64,6 +66,7 @@ async def tables(proc: str, wanted: asyncio.Event) -> AsyncIterator[TableRead | 
             except OSError as e:
                 yield TableUnreadable(HOST, e.strerror or str(e))
             else:
+                looked()
                 if asked or data != last:
                     last, table = data, TableRead(HOST, parse(data))
                     spent = monotonic() - began
