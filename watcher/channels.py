@@ -13,7 +13,7 @@ from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, FileReader, secret_url
 from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
-from watcher.delivery.sender import Courier, Delivery
+from watcher.delivery.couriers import Courier, Delivery
 from watcher.model import Mount
 from watcher.secrets import SecretError
 from watcher.settings import Channel

@@ -7,8 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic, time
 from types import FrameType
@@ -26,48 +25,29 @@ from watcher.configwatch import ConfigWatch
 from watcher.continuity import Continuity, boot_id
 from watcher.core import vitals
 from watcher.core.mountinfo import parse
-from watcher.core.picture import Picture, merged
-from watcher.core.schedule import sweeps_of
-from watcher.core.vitals import Observations
+from watcher.core.picture import Picture
 from watcher.core.wording import count
 from watcher.delivery.heartbeat import Heartbeat
 from watcher.delivery.sender import Sender, UnresolvedURL, local_time
 from watcher.instance import Instance, Occupied
 from watcher.introspection import Introspection
 from watcher.model import (
-    HOST,
     Change,
-    Event,
     Kind,
     Mount,
-    NamespaceGone,
-    Overslept,
-    Probe,
-    ProbeReport,
-    TableRead,
-    TableUnreadable,
-    Tick,
     Transition,
-    Verdict,
 )
-from watcher.narration import Narrator
-from watcher.probing.prober import Prober
-from watcher.probing.wedged import WedgedNotes
 from watcher.rules import rules_of
 from watcher.settings import Addressed, Settings
 from watcher.silencing import Silencing
-from watcher.sources import mount_table
-from watcher.sources.containers import ContainerTables
 from watcher.status.server import StatusServer
 from watcher.store import Store
 from watcher.systemd import ServiceManager
+from watcher.watching import Watching
 
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 5.0
-OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
-GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
-_IN_WORDS = {"denied": "not checkable", "missing": "not mounted", "readonly": "read-only"}  # as `--once` has it
 
 
 class Daemon:
@@ -77,19 +57,15 @@ class Daemon:
         self._environ = environ
         self._explicit = explicit_config
         self._service = ServiceManager(environ)
-        self._mounts: tuple[Mount, ...] = ()
-        self._narrator = Narrator()
+        self._mounts: Callable[[], Sequence[Mount]] = tuple  # the host's, as last read
 
     # ---- lifecycle
 
     async def run(self) -> int:
         """Serve until a signal; the exit code."""
-        self._wake, self._wanted, self._reloading = asyncio.Event(), asyncio.Event(), asyncio.Lock()
-        self._containers_wanted = asyncio.Event()
-        self._watching_containers: anyio.CancelScope | None = None
+        self._reloading = asyncio.Lock()
         self._children = Children()
         self._instance = Instance()
-        self._seen = Observations(monotonic())
         try:
             if not await self._startup():
                 return 3
@@ -104,15 +80,16 @@ class Daemon:
 
     async def _startup(self) -> bool:
         """Read the configuration, take up what is known; False if there is no configuration to run on."""
-        self._mounts = parse(procfs.read("/proc/self/mountinfo"))
+        mounts = parse(procfs.read("/proc/self/mountinfo"))
+        self._mounts = lambda: mounts
         self._reader = FileReader(self._children)
         file = ConfigFile(self._explicit, self._environ, self._reader)
-        self._config = ConfigWatch(file, lambda: self._mounts)
+        self._config = ConfigWatch(file, lambda: self._mounts())
         if (settings := await self._config.first()) is None:
             return False
         self._settings = settings
         try:
-            self._mounts = parse(procfs.read(f"{settings.paths.proc}/self/mountinfo"))
+            mounts = parse(procfs.read(f"{settings.paths.proc}/self/mountinfo"))
         except OSError as e:
             log.error("[paths] proc: %s/self/mountinfo: %s", settings.paths.proc, e.strerror)
             return False
@@ -139,24 +116,18 @@ class Daemon:
         self._silencing.configure(quiet.window() for quiet in settings.notify.quiet)
         await self._silencing.load()
         self._heartbeat = Heartbeat(self._verdict)
-        self._prober = Prober(
-            self._children,
-            self._handle,
-            notes=WedgedNotes(self._local(settings.paths.runtime), settings.paths.proc),
-            proc=settings.paths.proc,
-            environ=self._environ,
-        )
-        self._containers = ContainerTables(
-            proc=settings.paths.proc,
-            cgroup=settings.paths.cgroup,
-            lxc_config=settings.paths.lxc_config,
+        self._watching = Watching(
+            settings,
+            mounts,
+            picture=self._picture,
+            take=self._take,
             children=self._children,
             reader=self._reader,
-            host_mounts=lambda: self._mounts,
+            runtime=self._local(settings.paths.runtime),
+            environ=self._environ,
         )
-        self._want_containers(settings.watch.containers)
-        self._handle(TableRead(HOST, self._mounts))
-        self._prober.recall()
+        self._mounts = lambda: self._watching.mounts
+        self._watching.begin()
         self._configure_channels()
         self._tell_trouble()
         return self._open_socket()
@@ -194,10 +165,7 @@ class Daemon:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             await tasks.start(self._watch_signals)
-            tasks.start_soon(self._read_tables)
-            tasks.start_soon(self._read_containers)
-            tasks.start_soon(self._probe)
-            tasks.start_soon(self._prober.watch_wedged)
+            tasks.start_soon(self._watching.run)
             tasks.start_soon(self._sender.run)
             tasks.start_soon(self._silencing.run)
             tasks.start_soon(self._heartbeat.run)
@@ -207,7 +175,7 @@ class Daemon:
             tasks.start_soon(
                 self._continuity.close_what_is_gone,
                 self._settings.probe.startup_grace,
-                lambda: self._mounts,
+                lambda: self._mounts(),
             )
             tasks.start_soon(self._watch_config)
             tasks.start_soon(self._keep_house)
@@ -231,32 +199,12 @@ class Daemon:
         self._sender.stop()
         self._tasks.cancel_scope.cancel()
 
-    # ---- events in, transitions out
-
-    def _handle(self, event: Event) -> None:
-        """Give an event to the tracker and pass on what changed by it."""
-        now = monotonic()
-        if isinstance(event, TableRead | NamespaceGone):
-            if event.namespace == HOST and isinstance(event, TableRead):
-                self._mounts = event.mounts
-            before = self._picture.tracker.places(event.namespace)
-            self._take(self._picture.handle(event, now), now)
-            why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
-            self._narrator.places(before, self._picture.tracker.places(event.namespace), now, gone=why)
-            return
-        if isinstance(event, TableUnreadable):
-            log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
-        if isinstance(event, ProbeReport):
-            void = event.verdict is Verdict.VOID
-            self._seen.report(now, void=void)
-            if void:
-                self._narrator.void(event, now)
-        self._take(self._picture.handle(event, now), now)
+    # ---- what has changed
 
     def _take(self, transitions: list[Transition], now: float) -> None:
         wall = time()
         for transition in transitions:
-            self._narrator.transition(transition)
+            self._watching.narrator.transition(transition)
             self._store.note(transition, wall - (now - transition.at))
             # What was told is followed up, whatever the rules say by now.
             begins = transition.change is Change.BEGAN or (
@@ -265,73 +213,13 @@ class Daemon:
             if not begins or transition.kind in (Kind.WATCHER, *self._settings.notify.on):
                 self._incidents.apply(transition, now=now, wall=wall)
                 self._sender.kick()
-        self._wake.set()
-
-    async def _read_tables(self) -> None:
-        def looked() -> None:
-            self._seen.table_read(monotonic())
-
-        async for event in mount_table.tables(self._settings.paths.proc, self._wanted, looked):
-            self._handle(event)
-
-    async def _read_containers(self) -> None:
-        """While the rules want containers; then they are forgotten."""
-        while True:
-            await self._containers_wanted.wait()
-            with anyio.CancelScope() as self._watching_containers:
-                async with aclosing(self._containers.events()) as events:
-                    async for event in events:
-                        self._handle(event)
-                        await anyio.lowlevel.checkpoint()  # two hundred tables are not one turn of the loop
-            for namespace in self._picture.tracker.namespaces():
-                if namespace != HOST:
-                    self._handle(NamespaceGone(namespace, "no longer watched"))
-
-    def _want_containers(self, wanted: bool) -> None:
-        if wanted:
-            self._containers_wanted.set()
-            return
-        self._containers_wanted.clear()
-        if self._watching_containers is not None:
-            self._watching_containers.cancel()
-
-    async def _probe(self) -> None:
-        """Start what is due, when it is due."""
-        proc = self._settings.paths.proc
-        while True:
-            self._wake.clear()
-            now = monotonic()
-            if rereads := self._picture.take_rereads():
-                if HOST in rereads:
-                    self._wanted.set()
-                self._containers.want(rereads - {HOST})
-            due = self._picture.next_due()
-            if due is not None and due <= now:
-                if now - due > OVERSLEPT:
-                    self._prober.look_at_wedged()
-                    self._picture.handle(Overslept(), now)
-                self._take(self._picture.handle(Tick(), now), now)
-                if self._picture.wants_use(now):
-                    self._picture.handle(mount_table.use(proc), now)
-                for probes in sweeps_of(self._picture.start_due(now)):
-                    self._tasks.start_soon(self._sweep, probes)
-                await anyio.lowlevel.checkpoint()
-                continue
-            with anyio.move_on_after(None if due is None else due - now):
-                await self._wake.wait()
-                await anyio.sleep(GATHER)
-
-    async def _sweep(self, probes: list[Probe]) -> None:
-        sweep = self._seen.sweep_began(monotonic() + max(probe.timeout for probe in probes))
-        try:
-            await self._prober.sweep(probes)
-        finally:
-            self._seen.sweep_ended(sweep)
 
     def _verdict(self) -> vitals.Verdict:
         """Whether we work ourselves."""
         return vitals.verdict(
-            self._seen.signs(monotonic(), next_due=self._picture.next_due(), deliveries=self._sender.progress())
+            self._watching.seen.signs(
+                monotonic(), next_due=self._picture.next_due(), deliveries=self._sender.progress()
+            )
         )
 
     # ---- configuration
@@ -353,14 +241,9 @@ class Daemon:
         if (settings.state, settings.paths, settings.status) != before_start:
             log.warning("[state], [paths] and [status] take effect at the next start")
         self._settings = settings
-        now, tracker = monotonic(), self._picture.tracker
-        before = [(namespace, tracker.places(namespace)) for namespace in tracker.namespaces()]
-        self._take(self._picture.configure(rules_of(settings), now), now)
-        for namespace, places in before:
-            self._narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
+        self._watching.configure(settings)
         self._silencing.configure(quiet.window() for quiet in settings.notify.quiet)
         self._configure_channels()
-        self._want_containers(settings.watch.containers)
 
     def _configure_channels(self) -> None:
         notify = self._settings.notify
@@ -380,7 +263,7 @@ class Daemon:
 
     async def _resolve(self, section: Addressed) -> str:
         try:
-            return await secret_url(section, self._environ, self._reader, self._mounts)
+            return await secret_url(section, self._environ, self._reader, self._mounts())
         except secrets.SecretError as e:
             raise UnresolvedURL(str(e)) from None
 
@@ -396,7 +279,7 @@ class Daemon:
     async def _keep_house(self) -> None:
         while True:
             self._service.status(self._status())
-            self._narrator.problems(merged(self._containers.problems, self._picture.problems()))
+            self._watching.note_problems()
             self._tell_trouble()
             self._continuity.look_at_the_clock()
             if self._incidents.settle(time()):
@@ -412,20 +295,7 @@ class Daemon:
 
     def _status(self) -> str:
         """One line for `systemctl status`."""
-        tally: dict[str, int] = {}
-        states = self._picture.snapshot()
-        for state in states:
-            tally[state.status] = tally.get(state.status, 0) + 1
-        parts = [
-            f"{number} {_IN_WORDS.get(status, status)}"
-            for status, number in sorted(tally.items(), key=lambda item: -item[1])
-        ]
-        text = f"watching {count(len(states), 'mount')}"
-        if containers := len(self._picture.tracker.namespaces()) - 1:
-            text += f" on the host and in {count(containers, 'container')}"
-        text += f": {', '.join(parts)}" if parts else ""
-        if self._prober.wedged:
-            text += f"; {count(len(self._prober.wedged), 'probe')} hanging"
+        text = self._watching.summary()
         if failing := self._sender.failing:
             text += f"; cannot tell {', '.join(failing)}"
         if silences := len(self._silencing.active()):
@@ -435,7 +305,7 @@ class Daemon:
 
     def _local(self, path: str) -> str | None:
         """The path, if it is on no file system that may hang."""
-        if not may_hang(path, self._mounts):
+        if not may_hang(path, self._mounts()):
             return path
         log.warning("%s lies on a network or FUSE file system; going on without it", path)
         return None

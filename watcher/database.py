@@ -20,7 +20,7 @@ from typing import Any
 import aiosqlite
 import msgspec
 
-from watcher.core.incidents import Incident
+from watcher.core.incident import Incident
 from watcher.core.outbox import Lately, Told
 from watcher.core.saved import Changes, Identity, Known, Passed, Saved, Served, State
 from watcher.model import Cause, Place, Reach, Silence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from watcher.core.incidents import CHANNEL, Incident
+from watcher.core.incident import CHANNEL, Incident
 from watcher.core.wording import name
 from watcher.delivery.sender import local_time
 from watcher.model import Change, Kind, Subject, Superblock, Transition

@@ -12,7 +12,7 @@ from secrets import randbelow
 from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Protocol
 
-from watcher.core.incidents import Incident
+from watcher.core.incident import Incident
 from watcher.core.quiet import Local, Window
 from watcher.core.silences import Silences, new_id
 from watcher.core.wording import duration, name

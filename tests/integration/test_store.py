@@ -19,7 +19,8 @@ from tests.fakes.fuse_server import mount, unmount
 from tests.unit.mounts import subject, transition
 from watcher import database as database_module
 from watcher import store as store_module
-from watcher.core.incidents import Condition, Incident, Incidents
+from watcher.core.incident import Condition, Incident
+from watcher.core.incidents import Incidents
 from watcher.core.outbox import Lately, Told
 from watcher.core.saved import Known, Saved, Served, State
 from watcher.model import HOST, Cause, Change, Kind, Place, Reach, Silence

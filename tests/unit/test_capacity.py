@@ -15,7 +15,8 @@ from watcher.core.capacity import MAX_FRUITLESS, MAX_WEDGED, Capacity, CapacityS
 from watcher.core.filesystems import MAX_ENTRIES
 from watcher.core.filters import Filter
 from watcher.core.fullness import INTERVAL
-from watcher.core.incidents import Condition, Incidents
+from watcher.core.incident import Condition
+from watcher.core.incidents import Incidents
 from watcher.core.messages import Message, Sender, compose
 from watcher.core.outbox import News, Topic
 from watcher.model import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from tests.unit.mounts import subject, transition
-from watcher.core.incidents import FLAPS, SETTLED, Condition, Incidents
+from watcher.core.incident import SETTLED, Condition
+from watcher.core.incidents import FLAPS, Incidents
 from watcher.core.messages import Message, Sender, compose
 from watcher.core.outbox import Told, Topic, pending, told_now
 from watcher.model import Change, Kind

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.mounts import place, subject, transition
-from watcher.core.incidents import Condition, Incident, Incidents, group_of
+from watcher.core.incident import Condition, Incident
+from watcher.core.incidents import Incidents, group_of
 from watcher.model import Change, Kind, Place, Subject, Superblock, Transition
 
 DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED

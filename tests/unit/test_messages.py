@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
 from watcher.core import messages
-from watcher.core.incidents import Condition, Incident, Member
+from watcher.core.incident import Condition, Incident, Member
 from watcher.core.messages import MAX_LINES, Message, Sender, compose, describe_type
 from watcher.core.outbox import News, Topic
 from watcher.core.roster import ALONE, OLD
-from watcher.model import Cause, Kind, Place, Subject, Superblock
+from watcher.core.silences import Silences
+from watcher.model import Cause, Kind, Place, Silence, Subject, Superblock
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED
@@ -97,6 +98,7 @@ def test_a_server_is_dead() -> None:
             "nas01:/data; NFS 4.2 hard",
             "No answer within 5 s",
             "Do: revive nas01; hard mounts resume alone",
+            "Quiet: watcher silence --server nas01 --for 2h",
         ]
     )
 
@@ -115,6 +117,7 @@ def test_a_stale_handle_in_a_container() -> None:
             "nas01:/data; NFS 4.2 hard",
             "Stale file handle (ESTALE)",
             "Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount /data",
+            "Quiet: watcher silence --server nas01 --for 2h",
         ]
     )
 
@@ -318,7 +321,7 @@ def test_places_beyond_the_sixth_are_counted() -> None:
     assert lines[7] == "and 1 more mount"
     lines = told(Topic.PROBLEM, incident(*many(10_000))).body.splitlines()
     assert lines[7] == "and 9994 more mounts"
-    assert lines[-1] == "Do: revive nas01; hard mounts resume alone"
+    assert lines[-2] == "Do: revive nas01; hard mounts resume alone"
 
 
 @pytest.mark.parametrize(("back", "remounted", "gone"), [(1, 0, 0), (7, 0, 0), (7, 7, 0), (7, 7, 7), (500, 500, 500)])
@@ -371,7 +374,31 @@ def test_where_it_hangs() -> None:
 )
 def test_advice(about: Subject, cause: Cause, advice: str) -> None:
     server = None if about is RCLONE else "nas01"
-    assert told(Topic.PROBLEM, incident(member(about, cause=cause), server=server)).body.splitlines()[-1] == advice
+    assert told(Topic.PROBLEM, incident(member(about, cause=cause), server=server)).body.splitlines()[-2] == advice
+
+
+@pytest.mark.parametrize(
+    ("members", "server", "line"),
+    [
+        ([NAS01], "nas01", "Quiet: watcher silence --server nas01 --for 2h"),
+        ([RCLONE], None, "Quiet: watcher silence host:/mnt/cloud --for 2h"),
+        ([subject(Place("ct:105", "/a b*"))], None, "Quiet: watcher silence 'ct:105:/a b[*]' --for 2h"),
+        ([subject("/a"), subject("/b")], None, None),
+        ([subject("/a\nb")], None, None),
+        ([NAS01], "nas\u202e01", None),
+    ],
+)
+def test_how_to_have_it_quiet(members: list[Subject], server: str | None, line: str | None) -> None:
+    about = incident(*map(member, members), server=server)
+    for topic in (Topic.PROBLEM, Topic.REPEAT):
+        lines = told(topic, about).body.splitlines()
+        assert [text for text in lines if text.startswith("Quiet:")] == ([line] if line else [])
+    assert "Quiet:" not in told(Topic.UPDATE, about).body
+    if line is not None:  # and it does what it says
+        said = shlex.split(line.removeprefix("Quiet: watcher silence "))
+        pattern = f"server:{said[1]}" if said[0] == "--server" else said[0]
+        silences = Silences(local, [Silence("abcd", (pattern,), 0.0, 2e10, "")])
+        assert silences.silenced(about, about.opened)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +417,7 @@ def test_the_host_has_it_anew_and_a_container_keeps_the_dead_one() -> None:
     """What is said while the host is well again and a container is not."""
     kept = member(IN_105, cause=Cause.STALE_HANDLE, error="Stale file handle (ESTALE)", context=OLD)
     lines = told(Topic.PROBLEM, incident(kept)).body.splitlines()
-    assert lines[-2:] == ["Host ok, container old: the host has mounted it anew since", "Do: pct reboot 105"]
+    assert lines[-3:-1] == ["Host ok, container old: the host has mounted it anew since", "Do: pct reboot 105"]
     partial = told(Topic.PARTIAL, incident(member(NAS01, REMOUNTED, changed="02:20:10"), kept), now="02:20:20")
     assert partial.body.splitlines() == [
         "Remounted: host /mnt/pve/nas01 (PVE storage nas01)",
@@ -402,7 +429,7 @@ def test_the_host_has_it_anew_and_a_container_keeps_the_dead_one() -> None:
 
 def test_only_the_containers_own_mount_fails() -> None:
     alone = member(IN_105, cause=Cause.STALE_HANDLE, error="Stale file handle (ESTALE)", context=ALONE)
-    assert told(Topic.PROBLEM, incident(alone)).body.splitlines()[-2:] == [
+    assert told(Topic.PROBLEM, incident(alone)).body.splitlines()[-3:-1] == [
         "The host's own mount of it is ok: only this one fails",
         "Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount /data",
     ]
@@ -412,7 +439,7 @@ def test_a_container_sees_the_disk_under_a_mount() -> None:
     error = "sees the disk under nas01:/data: it was started before the host had mounted that"
     message = told(Topic.PROBLEM, incident(member(IN_105, kind=Kind.VANISHED, cause=Cause.VANISHED, error=error)))
     assert message.title == "🟠 pve3: CT 105 arr /data NOT MOUNTED"
-    assert message.body.splitlines()[-2:] == [
+    assert message.body.splitlines()[-3:-1] == [
         "Sees the disk under nas01:/data: it was started before the host had mounted that",
         "Do: pct reboot 105; what it wrote there meanwhile is on the host's disk, under the mount",
     ]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
-from watcher.core.incidents import INSIDE, SETTLED, Condition, Incident, Member
+from watcher.core.incident import INSIDE, SETTLED, Condition, Incident, Member
 from watcher.core.outbox import (
     BACKOFF_FIRST,
     BACKOFF_LAST,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.mounts import subject, transition
-from watcher.core.incidents import SETTLED, Condition, Incident, Incidents
+from watcher.core.incident import SETTLED, Condition, Incident
+from watcher.core.incidents import Incidents
 from watcher.core.messages import MAX_LINES, Message, Sender, compose
 from watcher.core.outbox import REMOUNT_WAIT, UPDATE_LAST, News, Told, Topic, pending, retry_after, told_now
 from watcher.core.resume import incidents_of

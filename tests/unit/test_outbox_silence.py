@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.unit.mounts import subject, transition
-from watcher.core.incidents import Incident, Incidents
+from watcher.core.incident import Incident
+from watcher.core.incidents import Incidents
 from watcher.core.outbox import News, Told, Topic, pending, told_now
 from watcher.model import Change
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.unit.mounts import answered, failed, mount, place, subject, table, timed_out, transition, watching
-from watcher.core.incidents import Condition, Incident, Incidents
+from watcher.core.incident import Condition, Incident
+from watcher.core.incidents import Incidents
 from watcher.core.outbox import Told, Topic, news_of
 from watcher.core.resume import incidents_of
 from watcher.core.saved import Known, Saved, State

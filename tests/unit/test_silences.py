@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import subject, transition
-from watcher.core.incidents import Incident, Incidents
+from watcher.core.incident import Incident
+from watcher.core.incidents import Incidents
 from watcher.core.quiet import Window
 from watcher.core.silences import ALPHABET, ID_LENGTH, REMEMBERED, Silences, matching, new_id
 from watcher.model import HOST, Change, Kind, Place, Silence, Subject, Superblock

@@ -15,7 +15,8 @@ from tests.unit.mounts import (
     watch,
     watching,
 )
-from watcher.core.incidents import Condition, Incidents
+from watcher.core.incident import Condition
+from watcher.core.incidents import Incidents
 from watcher.core.outbox import Topic, news_of, told_now
 from watcher.core.places import MAX_PLACES, superblock_of
 from watcher.core.roster import ALONE, FROZEN_LIMIT, OLD

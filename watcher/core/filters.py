@@ -49,6 +49,11 @@ def _any_of(globs: Iterable[str]) -> Callable[[str], bool]:
     return lambda text: match(text) is not None
 
 
+def literal(text: str) -> str:
+    """The pattern that matches this text and nothing else."""
+    return re.sub(r"[*?[]", r"[\g<0>]", text)
+
+
 _SERVER = "server:"
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from watcher.core.incidents import SEES_DISK, SETTLED, Condition, Incident, Member
+from watcher.core.filters import literal
+from watcher.core.incident import SEES_DISK, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.roster import OLD
@@ -51,6 +52,7 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
         return _flapping(incident, head, late, now, local)
     if topic in (Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT):
         lines = _problem_lines(incident, now, local)
+        lines += _quiet(incident) if topic is not Topic.UPDATE else []
         title = _mark(incident) + head + _what(incident.down, incident.server, still=topic is Topic.REPEAT)
         if topic is Topic.REPEAT:
             title += f", for {duration(now - incident.since)}"
@@ -303,6 +305,21 @@ def _advice(member: Member, server: str | None) -> list[str]:
             return [f"Do: see on {who} whether this host may still use {name(member.subject.source)}"]
         case _:
             return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
+
+
+def _quiet(incident: Incident) -> list[str]:
+    """The command that silences it (`core.silences`); none where that would take a list of places."""
+    places = dict.fromkeys(place for place, _ in _places(incident.down))
+    if incident.server is not None:
+        about, pattern = "--server ", incident.server
+    elif len(places) == 1:
+        [place] = places
+        about, pattern = "", f"{place.namespace}:{place.mount_point}"
+    else:
+        return []
+    if name(pattern, 200) != pattern:
+        return []  # as above
+    return [f"Quiet: watcher silence {about}{shlex.quote(literal(pattern))} --for 2h"]
 
 
 def _inside(place: Place) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from watcher.core.incidents import SETTLED, Condition, Incident, Member, nothing_is_silenced
+from watcher.core.incident import SETTLED, Condition, Incident, Member
+from watcher.core.incidents import nothing_is_silenced
 
 REMOUNT_WAIT = 10.0  # an unmounted mount is given this long to come back before it is told as gone
 LATE_AFTER = 60.0  # a message this much behind its time says that it is late

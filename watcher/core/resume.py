@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from watcher.core.incidents import SEES_DISK, Condition, Incident, Member
+from watcher.core.incident import SEES_DISK, Condition, Incident, Member
 from watcher.core.saved import Known, Saved
 from watcher.model import Kind, Subject
 

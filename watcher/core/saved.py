@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from watcher.core.incidents import Incident
+from watcher.core.incident import Incident
 from watcher.core.outbox import Lately, Told
 from watcher.model import Cause, Place, Reach, Silence, Transition
 

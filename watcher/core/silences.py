@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from watcher.core.filters import MountPatterns, server_of
-from watcher.core.incidents import Incident, Member
+from watcher.core.incident import Incident, Member
 from watcher.core.quiet import Local, QuietHours, Window
 from watcher.model import Place, Silence
 

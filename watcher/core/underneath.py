@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from watcher.core.filters import Filter
-from watcher.core.incidents import SEES_DISK
+from watcher.core.incident import SEES_DISK
 from watcher.core.mountinfo import Tree, is_below
 from watcher.core.places import superblock_of
 from watcher.model import (

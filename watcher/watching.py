@@ -1,0 +1,219 @@
+"""The watching itself: what the kernel tells goes to the picture, what is due to the prober, what changed to `take`.
+
+Decides nothing (that is `core.picture`'s), and tells nobody (that is the daemon's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from time import monotonic
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from watcher.children import Children
+from watcher.configfile import FileReader
+from watcher.core.picture import Picture, merged
+from watcher.core.schedule import sweeps_of
+from watcher.core.vitals import Observations
+from watcher.core.wording import count
+from watcher.model import (
+    HOST,
+    Event,
+    Mount,
+    NamespaceGone,
+    Overslept,
+    Probe,
+    ProbeReport,
+    TableRead,
+    TableUnreadable,
+    Tick,
+    Transition,
+    Verdict,
+)
+from watcher.narration import Narrator
+from watcher.probing.prober import Prober
+from watcher.probing.wedged import WedgedNotes
+from watcher.rules import rules_of
+from watcher.settings import Settings
+from watcher.sources import mount_table
+from watcher.sources.containers import ContainerTables
+
+log = logging.getLogger(__name__)
+
+OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
+GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
+_IN_WORDS = {"denied": "not checkable", "missing": "not mounted", "readonly": "read-only"}  # as `--once` has it
+
+
+class Watching:
+    """The host and its containers, from the first table to the last probe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        mounts: Sequence[Mount],
+        *,
+        picture: Picture,
+        take: Callable[[list[Transition], float], object],
+        children: Children,
+        reader: FileReader,
+        runtime: str | None,
+        environ: Mapping[str, str],
+    ) -> None:
+        """`mounts`: the host's; `take`: is given transitions, and when; `runtime`: where notes may be kept."""
+        self.mounts = tuple(mounts)
+        self.picture = picture
+        self.narrator = Narrator()
+        self.seen = Observations(monotonic())
+        self._take_on = take
+        self._proc = settings.paths.proc
+        self._wake, self._wanted = asyncio.Event(), asyncio.Event()
+        self._containers_wanted = asyncio.Event()
+        self._watching_containers: anyio.CancelScope | None = None
+        self._prober = Prober(
+            children, self._handle, notes=WedgedNotes(runtime, self._proc), proc=self._proc, environ=environ
+        )
+        self._containers = ContainerTables(
+            proc=self._proc,
+            cgroup=settings.paths.cgroup,
+            lxc_config=settings.paths.lxc_config,
+            children=children,
+            reader=reader,
+            host_mounts=lambda: self.mounts,
+        )
+        self._want_containers(settings.watch.containers)
+
+    def begin(self) -> None:
+        """Take in what there is, and what still hangs of an earlier run."""
+        self._handle(TableRead(HOST, self.mounts))
+        self._prober.recall()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._read_tables)
+            self._tasks.start_soon(self._read_containers)
+            self._tasks.start_soon(self._probe)
+            self._tasks.start_soon(self._prober.watch_wedged)
+
+    def configure(self, settings: Settings) -> None:
+        """By these rules from now on."""
+        now, tracker = monotonic(), self.picture.tracker
+        before = [(namespace, tracker.places(namespace)) for namespace in tracker.namespaces()]
+        self._take(self.picture.configure(rules_of(settings), now), now)
+        for namespace, places in before:
+            self.narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
+        self._want_containers(settings.watch.containers)
+
+    def note_problems(self) -> None:
+        """Say what cannot be watched as it should be, where that is new."""
+        self.narrator.problems(merged(self._containers.problems, self.picture.problems()))
+
+    def summary(self) -> str:
+        """How many there are, and how they are, in one line."""
+        tally: dict[str, int] = {}
+        states = self.picture.snapshot()
+        for state in states:
+            tally[state.status] = tally.get(state.status, 0) + 1
+        parts = [
+            f"{number} {_IN_WORDS.get(status, status)}"
+            for status, number in sorted(tally.items(), key=lambda item: -item[1])
+        ]
+        text = f"watching {count(len(states), 'mount')}"
+        if containers := len(self.picture.tracker.namespaces()) - 1:
+            text += f" on the host and in {count(containers, 'container')}"
+        text += f": {', '.join(parts)}" if parts else ""
+        return text + (f"; {count(hanging, 'probe')} hanging" if (hanging := len(self._prober.wedged)) else "")
+
+    # ---- events in, transitions out
+
+    def _handle(self, event: Event) -> None:
+        """Give an event to the picture and pass on what changed by it."""
+        now = monotonic()
+        if isinstance(event, TableRead | NamespaceGone):
+            if event.namespace == HOST and isinstance(event, TableRead):
+                self.mounts = event.mounts
+            before = self.picture.tracker.places(event.namespace)
+            self._take(self.picture.handle(event, now), now)
+            why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
+            self.narrator.places(before, self.picture.tracker.places(event.namespace), now, gone=why)
+            return
+        if isinstance(event, TableUnreadable):
+            log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
+        if isinstance(event, ProbeReport):
+            void = event.verdict is Verdict.VOID
+            self.seen.report(now, void=void)
+            if void:
+                self.narrator.void(event, now)
+        self._take(self.picture.handle(event, now), now)
+
+    def _take(self, transitions: list[Transition], now: float) -> None:
+        self._take_on(transitions, now)
+        self._wake.set()
+
+    async def _read_tables(self) -> None:
+        def looked() -> None:
+            self.seen.table_read(monotonic())
+
+        async for event in mount_table.tables(self._proc, self._wanted, looked):
+            self._handle(event)
+
+    async def _read_containers(self) -> None:
+        """While the rules want containers; then they are forgotten."""
+        while True:
+            await self._containers_wanted.wait()
+            with anyio.CancelScope() as self._watching_containers:
+                async with aclosing(self._containers.events()) as events:
+                    async for event in events:
+                        self._handle(event)
+                        await anyio.lowlevel.checkpoint()  # two hundred tables are not one turn of the loop
+            for namespace in self.picture.tracker.namespaces():
+                if namespace != HOST:
+                    self._handle(NamespaceGone(namespace, "no longer watched"))
+
+    def _want_containers(self, wanted: bool) -> None:
+        if wanted:
+            self._containers_wanted.set()
+            return
+        self._containers_wanted.clear()
+        if self._watching_containers is not None:
+            self._watching_containers.cancel()
+
+    # ---- probes
+
+    async def _probe(self) -> None:
+        """Start what is due, when it is due."""
+        while True:
+            self._wake.clear()
+            now = monotonic()
+            if rereads := self.picture.take_rereads():
+                if HOST in rereads:
+                    self._wanted.set()
+                self._containers.want(rereads - {HOST})
+            due = self.picture.next_due()
+            if due is not None and due <= now:
+                if now - due > OVERSLEPT:
+                    self._prober.look_at_wedged()
+                    self.picture.handle(Overslept(), now)
+                self._take(self.picture.handle(Tick(), now), now)
+                if self.picture.wants_use(now):
+                    self.picture.handle(mount_table.use(self._proc), now)
+                for probes in sweeps_of(self.picture.start_due(now)):
+                    self._tasks.start_soon(self._sweep, probes)
+                await anyio.lowlevel.checkpoint()
+                continue
+            with anyio.move_on_after(None if due is None else due - now):
+                await self._wake.wait()
+                await anyio.sleep(GATHER)
+
+    async def _sweep(self, probes: list[Probe]) -> None:
+        sweep = self.seen.sweep_began(monotonic() + max(probe.timeout for probe in probes))
+        try:
+            await self._prober.sweep(probes)
+        finally:
+            self.seen.sweep_ended(sweep)
