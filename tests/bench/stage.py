@@ -58,7 +58,7 @@ def stage() -> Iterator[Stage]:
     """Enter a namespace of our own for the rest of this process's life. Raises Unavailable."""
     if missing := enter_mount_namespace():
         raise Unavailable(missing)
-    directory = tempfile.mkdtemp(prefix="mountwatch-bench-")
+    directory = tempfile.mkdtemp(prefix="bench-")  # short: a socket's path has 107 bytes at most
     try:
         mount(b"bench", os.fsencode(directory), b"tmpfs")
         try:

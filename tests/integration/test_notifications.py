@@ -96,7 +96,7 @@ async def test_a_stale_mount_that_recovers_is_told_once_each_way_to_every_channe
         assert matches([message.text.split("\n")[0] for message in telegram.received], expected)
 
         alarm, recovery = gotify.received[0].message, gotify.received[1].message
-        since, where, source, why, advice = alarm.split("\n")
+        since, where, source, why, advice, quiet = alarm.split("\n")
         assert re.fullmatch(r"Since \d\d:\d\d:\d\d \S+", since)
         assert where == f"Host {place}"
         assert source == "nas01:/export; fuse.test"
@@ -104,6 +104,7 @@ async def test_a_stale_mount_that_recovers_is_told_once_each_way_to_every_channe
         assert re.match(r"No answer (to reading the directory )?within 0\.3 s; hangs in ", why)
         assert "fuse" in why
         assert advice == f"Do: see to the process that serves it; to give it up: umount -l {place}"
+        assert quiet == f"Quiet: watcher silence host:{place} --for 2h"
         assert recovery == f"Ok: host {place}"
         for number, body in enumerate((alarm, recovery)):
             assert smtp.received[number].body == body
@@ -138,9 +139,9 @@ async def test_what_was_dead_before_the_start_alarms_once_and_what_is_ok_is_sile
         assert titles(gotify)[5:] == [end]
         body = next(m.message for m in gotify.received if "STALE HANDLE" in m.title)
         assert "Stale file handle (ESTALE)" in body
-        assert body.endswith(f"Do: umount -l {stale.mount_point}; mount {stale.mount_point}")
+        assert f"\nDo: umount -l {stale.mount_point}; mount {stale.mount_point}\n" in body
         body = next(m.message for m in gotify.received if "FUSE PROCESS DEAD" in m.title)
-        assert body.endswith(f"Do: umount -l {orphan.mount_point}, then start what mounts it again")
+        assert f"\nDo: umount -l {orphan.mount_point}, then start what mounts it again\n" in body
 
 
 # ---- several mounts of one server
