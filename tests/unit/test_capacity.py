@@ -576,6 +576,7 @@ def test_the_message_says_what_is_full_where_and_what_is_left() -> None:
             "Since 00:10:00 UTC",
             "CT 105 arr /: 7.00 GiB of 100 GiB left",
             "/dev/mapper/pve-disk; ext4",
+            "Quiet: watcher silence ct:105:/ --for 2h",
         ]
     )
     loop.fill(20)

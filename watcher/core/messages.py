@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from watcher.core.filters import literal
 from watcher.core.incident import SEES_DISK, SETTLED, Condition, Incident, Member
@@ -390,4 +390,5 @@ def _span(since: float, incident: Incident, now: float, local: Local) -> str:
     began, ended = local(since), local(_end(incident))
     if began.date() != ended.date():
         return f"{began:%Y-%m-%d %H:%M}–{ended:%Y-%m-%d %H:%M}"
-    return f"{_minute(since, now, local)}–{ended:%H:%M}"
+    within_a_minute = ended - began < timedelta(minutes=1) and began.minute == ended.minute
+    return _minute(since, now, local) + ("" if within_a_minute else f"–{ended:%H:%M}")
