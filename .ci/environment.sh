@@ -17,7 +17,7 @@ install() {
     apt-get -qq update
     apt_is_fresh=1
   fi
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install "$1" >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install "$1" >/dev/null
 }
 
 # The programs that the tests call. Nothing needs a compiler: Python packages are wheels, or pure Python.
