@@ -245,7 +245,7 @@ async def test_a_watcher_that_is_killed_is_replaced_and_leaves_nothing(unit: Uni
     assert pid in ours
     os.kill(pid, signal.SIGKILL)
     await unit.restarted(pid)
-    await unit.line("stale: .*/dead", 2)
+    await unit.line("stale since before the start: .*/dead")
 
     def left() -> set[int]:
         return {tid for of, tids in alive(unit).items() if of in ours for tid in tids}
@@ -392,6 +392,8 @@ def answered() -> dict[str, int]:
     """How many mounts of which namespace the state has."""
     try:
         with closing(sqlite3.connect(f"file:{STATE / 'state.db'}?mode=ro", uri=True)) as db:
-            return dict(db.execute("SELECT namespace, count(*) FROM answered GROUP BY namespace").fetchall())
+            return dict(
+                db.execute("SELECT namespace, count(*) FROM health WHERE answered GROUP BY namespace").fetchall()
+            )
     except sqlite3.Error:  # not there yet
         return {}
