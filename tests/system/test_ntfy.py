@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -28,7 +30,7 @@ KILLS = 16
 class Ntfy:
     """One server of its own, on a free port, and what it has taken."""
 
-    def __init__(self, directory: Path, **options: str) -> None:
+    def __init__(self, directory: Path, options: Mapping[str, str | int]) -> None:
         """`options`: of its server.yml."""
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             self._port = free.getsockname()[1]
@@ -39,7 +41,7 @@ class Ntfy:
             "listen-http": f"127.0.0.1:{self._port}",
             "cache-file": str(self._messages),
         }
-        lines = [f'{key}: "{value}"' for key, value in (settings | options).items()]
+        lines = [f"{key}: {json.dumps(value)}" for key, value in (settings | options).items()]
         self._config.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -76,9 +78,9 @@ class Stage(NamedTuple):
     directory: Path
 
     @contextmanager
-    def ntfy(self, **options: str) -> Iterator[Ntfy]:
+    def ntfy(self, options: Mapping[str, str | int] = MappingProxyType({})) -> Iterator[Ntfy]:
         """A server, and the configuration that names it."""
-        ntfy = Ntfy(self.directory, **options)
+        ntfy = Ntfy(self.directory, options)
         self.site.write_config({"phone": ntfy.url})
         ntfy.start()
         try:
@@ -121,8 +123,11 @@ async def test_what_happens_while_it_is_away_is_told_when_it_is_back(stage: Stag
             over.set(fails(errno.EIO))
             await service.wait_for_line("could not tell phone")
             over.set(OK)
+            await service.wait_for_line("stale no more: .*over")
             lasts.set(fails(errno.ESTALE))
             await service.wait_for_line("stale: .*lasts")
+            # What was under way was composed while it was still down.
+            await service.wait_for_line("could not tell phone", len(service.found("could not tell phone")) + 1)
             ntfy.start()
             await until(lambda: len(ntfy.titles()) == 2, "what was over, and what is not")
             await service.end()
@@ -133,7 +138,7 @@ async def test_what_happens_while_it_is_away_is_told_when_it_is_back(stage: Stag
 
 async def test_too_many_requests_are_tried_again_and_none_is_lost_or_told_twice(stage: Stage) -> None:
     mounts = storm.mounts(stage.site)
-    with stage.ntfy(**{"visitor-request-limit-burst": "2", "visitor-request-limit-replenish": "2s"}) as ntfy:
+    with stage.ntfy({"visitor-request-limit-burst": 2, "visitor-request-limit-replenish": "2s"}) as ntfy:
         async with stage.site.service() as service:
             await asked(*mounts)
             for mount in mounts:
@@ -146,7 +151,7 @@ async def test_too_many_requests_are_tried_again_and_none_is_lost_or_told_twice(
 
 async def test_whenever_it_is_killed_the_story_is_true(stage: Stage) -> None:
     mounts = storm.mounts(stage.site)
-    with stage.ntfy(**{"visitor-request-limit-exempt-hosts": "127.0.0.1"}) as ntfy:
+    with stage.ntfy({"visitor-request-limit-exempt-hosts": "127.0.0.1"}) as ntfy:
         dead = await storm.rage(stage.site, mounts, kills=KILLS, random=Random(3), pace=2.0)
         repeated = await storm.settle(stage.site, mounts, dead, ntfy.titles)
         assert repeated <= KILLS
