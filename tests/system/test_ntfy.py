@@ -41,7 +41,7 @@ class Ntfy:
             "listen-http": f"127.0.0.1:{self._port}",
             "cache-file": str(self._messages),
         }
-        lines = [f"{key}: {json.dumps(value)}" for key, value in (settings | options).items()]
+        lines = [f"{key}: {json.dumps(value)}" for key, value in {**settings, **options}.items()]
         self._config.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
