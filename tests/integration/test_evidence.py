@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from watcher.core.evidence import Endpoint, Evidence, Port, Question
 from watcher.core.mountinfo import parse
 from watcher.model import HOST as ON_HOST
 from watcher.model import Place, Superblock
+from watcher.probing import asking
 from watcher.probing.evidence import gather
 
 pytestmark = pytest.mark.kernel
@@ -142,6 +145,34 @@ async def test_who_serves_a_mount_and_what_waits(site: Site, children: Children)
     assert [[d.pid for d in e.daemons or ()] for e in found] == [[site.fuse.pid], [other.pid], []]
     assert [e.waiting for e in found[:2]] == [0, 0]
     assert found[2].daemons == ()
+
+
+async def test_where_the_kernel_does_not_tell_the_command_line_does(site: Site, children: Children) -> None:
+    """Of who has /dev/fuse open, who names the mount point; not who says the same in another pid namespace."""
+    place = site.place("x")
+    program = "import os, sys; os.open('/dev/fuse', os.O_RDWR); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-I", "-S", "-c", program, place]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen(command, **pipes) as server,  # type: ignore[call-overload]
+        subprocess.Popen(["unshare", "--pid", "--fork", *command], **pipes) as pretender,  # type: ignore[call-overload]
+    ):
+        for process in (server, pretender):
+            await asyncio.to_thread(process.stdout.readline)
+        nothing: dict[str, list[str]] = {"ports": [], "stats": [], "units": []}
+        names = [Path(sys.executable).resolve().name]
+        wanted = {"proc": "/proc", "connections": "/x", "fuse": [[7, place, 0, names]], **nothing}
+        child = await children.spawn([sys.executable, "-I", "-S", asking.__file__])
+        child.write(json.dumps(wanted).encode())
+        child.close_stdin()
+        output = b""
+        while chunk := await child.read(30.0):
+            output += chunk
+        for process in (server, pretender):
+            process.stdin.close()
+    said = [json.loads(line) for line in output.splitlines()]
+    assert [words for words in said if words[0] == "names"] == [["names", server.pid, 7]]
+    assert [server.pid, []] in [[words[1], words[4]] for words in said if words[0] == "holder"]
 
 
 async def test_from_within_a_containers_network(lxc: Containers, children: Children) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from watcher.core.filters import server_of
 from watcher.core.mountinfo import Tree, option, unescape
 from watcher.core.mountstats import NFS
-from watcher.model import HOST, Mount, MountState, Place, Superblock
+from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
 CIFS = frozenset({"cifs", "smb3"})
 MAX_ENDPOINTS = 5  # monitors of a Ceph cluster
@@ -71,6 +71,14 @@ class Question:
     others_ok: int = 0  # other file systems of the same server that answer
     others_failing: int = 0
     origin: Origin = Origin.UNKNOWN
+    gone: bool = False  # whoever served it is not there any more: the kernel has said so
+
+    @property
+    def likely(self) -> tuple[str, ...]:
+        """What the process that serves a FUSE mount may be called: as its type says, or its source."""
+        if self.place.mount_point == "/etc/pve":
+            return ("pmxcfs",)
+        return self.superblock.fstype.partition(".")[2], self.superblock.source
 
     @property
     def connection(self) -> int | None:
@@ -150,6 +158,7 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
         others_ok=sum(others.values()),
         others_failing=len(others) - sum(others.values()),
         origin=_origin(place, lower),
+        gone=target.cause is Cause.DISCONNECTED,
     )
 
 

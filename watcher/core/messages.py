@@ -20,7 +20,7 @@ from watcher.core.wording import cause_words, count, duration, name, place_name,
 from watcher.model import HOST, Kind, Place, Subject
 
 MAX_LINES = 12
-MAX_PLACES, MIN_PLACES = 6, 2  # lines of places; the rest is counted
+MAX_PLACES, MIN_PLACES = 6, 1  # lines of places; the rest is counted
 MAX_ON_LINE = 4  # places on one line
 
 Local = Callable[[float], datetime]  # epoch seconds -> local time with its zone
@@ -54,7 +54,9 @@ def compose(
     if topic is Topic.FLAPPING:
         return _flapping(incident, head, late, now, local)
     if topic in (Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT):
-        lines = _problem_lines(incident, found, now, local, quiet=topic is not Topic.UPDATE)
+        lines = _problem_lines(
+            incident, found, now, local, quiet=topic is not Topic.UPDATE, most=MAX_LINES - bool(late)
+        )
         title = _mark(incident) + head + _what(incident.down, incident.server, still=topic is Topic.REPEAT)
         if topic is Topic.REPEAT:
             title += f", for {duration(now - incident.since)}"
@@ -190,23 +192,24 @@ def _end(incident: Incident) -> float:
 # ---- the body's lines
 
 
-def _problem_lines(incident: Incident, found: Evidence | None, now: float, local: Local, *, quiet: bool) -> list[str]:
+def _problem_lines(
+    incident: Incident, found: Evidence | None, now: float, local: Local, *, quiet: bool, most: int
+) -> list[str]:
+    """At most `most` lines, unless it flaps, too: what was found out and what to do count more than all the names."""
     down = incident.down
     first = _first(down)
     found = _about(first, found)
-    why = cause_lines(first, found)
-    rest = [
-        _source_line(first),
-        *why,
-        *_why(first),
-        *_flaps(incident),
-        *advice(first, incident.server, found),
-        *(_quiet(incident) if quiet else []),
-    ]
-    # What was found out counts more than the names of all the places.
-    places = max(MIN_PLACES, MAX_PLACES - len(why))
+    ending = [*_why(first), *_flaps(incident), *advice(first, incident.server, found)]
+    ending += _quiet(incident) if quiet else []
+    head = [f"Since {_clock(_since(down), now, local)}"]
+    middle = [_source_line(first), *cause_lines(first, found)]
+    while len(middle) > 2 and len(head) + MIN_PLACES + 1 + len(middle) + len(ending) > most:
+        middle.pop()
+    room, places = most - len(head) - len(middle) - len(ending), len(_places(down))
+    shown = room if places <= room else room - 1
     with_cause = len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1
-    return [f"Since {_clock(_since(down), now, local)}", *_place_lines(down, with_cause=with_cause, most=places), *rest]
+    shown = max(MIN_PLACES, min(MAX_PLACES, shown))
+    return [*head, *_place_lines(down, with_cause=with_cause, most=shown), *middle, *ending]
 
 
 def foremost(incident: Incident) -> Member | None:

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 from _thread import allocate_lock, stack_size, start_new_thread
 
 TYPE_CHECKING = False
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 CONNECT = 1.0  # seconds for a server to accept a connection
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 MAX_HOLDERS = 64  # processes with /dev/fuse open of which it is found out what they serve
+MAX_DESCRIPTORS = 512  # of one process that are looked at: one in a container may have a million
+TITLES = 0.3  # seconds for the command lines of the likely ones
 MAX_TITLE = 1 << 14  # bytes of a command line
 MAX_STATS = 1 << 18  # bytes of what is passed on of mountstats
 DEVICES = ("/dev/fuse", "/fuse")  # the latter where /dev was unmounted lazily
@@ -36,6 +39,8 @@ class _Asking:
         self._proc = proc
         self._lock = allocate_lock()
         self._running = 1  # until all have been started
+        self._holders = self._titles = 0  # seen so far; whose command lines are being read
+        self._known: set[int] = set()  # connections of which it is known who serves them
         self._over = allocate_lock()
         self._over.acquire()
 
@@ -121,33 +126,60 @@ class _Asking:
             self.say("waiting", number, int(file.read(32)))
 
     def holders(self, mounts: list[list[Any]]) -> None:
-        """Who has /dev/fuse open, and for which connection. `mounts`: number, mount point, a pid in its namespace."""
-        complete, found = True, 0
-        for pid in sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal()):
+        """Who has /dev/fuse open, and for which connection.
+
+        `mounts`: number, mount point, a pid in its namespace, names that who serves it may have. To look at every
+        descriptor of thousands of processes costs most of a second, so those with the right names come first.
+        """
+        pids = sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal())
+        names = {name[:15] for mount in mounts for name in mount[3] if name}  # proc_pid_comm(5)
+        likely = [pid for pid in pids if self._line(pid, "comm") in names]
+        complete = self._look_at(likely, mounts)
+        patience = time.monotonic() + TITLES
+        while not (known := self._known.issuperset(mount[0] for mount in mounts)):
+            if not self._titles or time.monotonic() >= patience:
+                break
+            time.sleep(0.005)
+        if not known:
+            done = set(likely)
+            complete = self._look_at([pid for pid in pids if pid not in done], mounts) and complete
+        self.say("looked", complete)
+
+    def _look_at(self, pids: list[int], mounts: list[list[Any]]) -> bool:
+        """Say who of these has /dev/fuse open; whether all could be seen, as far as that was needed."""
+        complete = True
+        wanted = {mount[0] for mount in mounts}
+        for pid in pids:
             try:
-                connections = self._connections(pid)
+                connections, all_of_them = self._connections(pid)
+                complete = complete and all_of_them
+                if connections is None:
+                    continue
+                self._holders += 1
+                if self._holders > MAX_HOLDERS:
+                    return False
+                self.say("holder", pid, self._line(pid, "comm"), self._line(pid, "cgroup"), connections)
             except PermissionError:
                 complete = False
                 continue
             except OSError:
                 continue  # it has ended
-            if connections is None:
-                continue
-            found += 1
-            if found > MAX_HOLDERS:
-                complete = False
+            self._known.update(connections)
+            if wanted <= self._known:
                 break
-            self.say("holder", pid, *self._names(pid), connections)
-            if not connections:  # before 6.17 fdinfo does not tell
+            if not connections:  # Linux before 6.17 does not tell of which connection it is
+                with self._lock:
+                    self._titles += 1
                 self.start(self._title, pid, mounts)
-        self.say("looked", complete)
+        return complete
 
-    def _connections(self, pid: int) -> list[int] | None:
-        """The FUSE connections that a process serves, as far as the kernel tells; None if it has not one."""
+    def _connections(self, pid: int) -> tuple[list[int] | None, bool]:
+        """The FUSE connections of a process, as far as the kernel tells; None if it has none. And if that is all."""
         directory = os.open(f"{self._proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            names = os.listdir(directory)
             ours = []
-            for name in os.listdir(directory):
+            for name in names[:MAX_DESCRIPTORS]:
                 try:
                     if os.readlink(name, dir_fd=directory) in DEVICES:
                         ours.append(name)
@@ -155,8 +187,6 @@ class _Asking:
                     pass  # closed meanwhile
         finally:
             os.close(directory)
-        if not ours:
-            return None
         numbers = []
         for name in ours:
             try:
@@ -165,27 +195,33 @@ class _Asking:
             except OSError:
                 continue
             numbers += [int(line.split()[1]) for line in lines if line.startswith(b"fuse_connection:")]
-        return numbers
+        return numbers if ours else None, len(names) <= MAX_DESCRIPTORS
 
-    def _names(self, pid: int) -> tuple[str, str]:
-        out = []
-        for file in ("comm", "cgroup"):
-            with open(f"{self._proc}/{pid}/{file}", "rb") as opened:
-                out.append(opened.read(4096).rstrip(b"\n").decode("utf-8", "surrogateescape"))
-        return out[0], out[1]
+    def _line(self, pid: int, file: str) -> str:
+        """comm or cgroup; "" where there is none."""
+        try:
+            with open(f"{self._proc}/{pid}/{file}", "rb", buffering=0) as opened:
+                return (opened.read(4096) or b"").rstrip(b"\n").decode("utf-8", "surrogateescape")
+        except OSError:
+            return ""
 
     def _title(self, pid: int, mounts: list[list[Any]]) -> None:
         """Which of the mounts a process names on its command line, if it lives where they do.
 
         A container's process may name whatever it likes, and reading that may wait for its memory.
         """
-        lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
-        with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
-            words = file.read(MAX_TITLE).decode("utf-8", "surrogateescape").split("\0")
-        paths = {word.rstrip("/") for word in words if word.startswith("/")}
-        for number, mount_point, init_pid in mounts:
-            if mount_point in paths and os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid") == lives_in:
-                self.say("names", pid, number)
+        try:
+            lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
+            with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
+                words = file.read(MAX_TITLE).decode("utf-8", "surrogateescape").split("\0")
+            paths = {word.rstrip("/") for word in words if word.startswith("/")}
+            for number, mount_point, init_pid, _ in mounts:
+                if mount_point in paths and os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid") == lives_in:
+                    self.say("names", pid, number)
+                    self._known.add(number)
+        finally:
+            with self._lock:
+                self._titles -= 1
 
     # ---- systemd
 

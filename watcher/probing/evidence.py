@@ -86,7 +86,11 @@ def _wanted(questions: Sequence[Question], proc: str) -> dict[str, Any]:
         "connections": CONNECTIONS,
         "ports": sorted({(*endpoint, _network_of(q)) for q in questions for endpoint in q.endpoints}),
         "stats": sorted({_network_of(q) for q in questions if q.superblock.fstype in NFS}),
-        "fuse": [[q.connection, q.place.mount_point, q.init_pid] for q in questions if q.connection is not None],
+        "fuse": [
+            [q.connection, q.place.mount_point, q.init_pid, q.likely]
+            for q in questions
+            if q.connection is not None and not q.gone
+        ],
         "units": sorted(
             {evidence.mount_unit(q.place.mount_point) for q in questions if q.place.namespace == HOST}
             if any(q.origin is Origin.UNKNOWN for q in questions)
@@ -104,6 +108,7 @@ class _Findings:
         self._holders: dict[int, Daemon] = {}
         self._serves: defaultdict[int, list[int]] = defaultdict(list)  # connection -> pids
         self._untold: set[int] = set()  # pids of which the kernel does not tell what they serve
+        self._named: defaultdict[int, list[int]] = defaultdict(list)  # connection -> pids, by their command lines
         self._complete = False
         self._stats: dict[int, str] = {}
         self._units: set[str] = set()
@@ -122,7 +127,7 @@ class _Findings:
                 if not connections:
                     self._untold.add(pid)
             case ["names", int(pid), int(number)]:
-                self._serves[number].append(pid)
+                self._named[number].append(pid)
             case ["looked", bool(complete)]:
                 self._complete = complete
             case ["stats", int(pid), str(text)]:
@@ -140,7 +145,7 @@ class _Findings:
         return Findings(
             ports=tuple((endpoint, port) for endpoint, port in asked if port is not None),
             waiting=self._waiting.get(question.connection) if question.connection is not None else None,
-            daemons=self._daemons(question.connection),
+            daemons=() if question.gone else self._daemons(question.connection),
             unanswered=evidence.unanswered(stats.get(network, ""), question.place.mount_point),
             has_unit=evidence.mount_unit(question.place.mount_point) in self._units,
         )
@@ -148,7 +153,8 @@ class _Findings:
     def _daemons(self, connection: int | None) -> tuple[Daemon, ...] | None:
         if connection is None:
             return None
-        pids = sorted(set(self._serves.get(connection, ())))
+        # A kernel that tells of one tells of all; then who has /dev/fuse open and no connection serves nothing.
+        pids = (self._serves if self._serves else self._named).get(connection, [])
         if pids:
-            return tuple(self._holders[pid] for pid in pids if pid in self._holders)
-        return () if self._complete and not self._untold else None
+            return tuple(self._holders[pid] for pid in sorted(set(pids)) if pid in self._holders)
+        return () if self._complete and (self._serves or not self._untold) else None
