@@ -108,6 +108,25 @@ async def test_a_fuse_process_that_is_stopped_is_named(site: Site) -> None:
     assert any(f"/abort; umount -l {cloud.mount_point}" in line for line in lines)
 
 
+async def test_what_a_container_serves_itself(site: Site, lxc: Containers) -> None:
+    """Its process by the number that it has on the host; commands that work from there."""
+    arr = lxc.start(name="arr", user_namespace=True)
+    own, last = arr.fuse.mount("/mnt/own", source="me@nas02:/own", fstype="fuse.sshfs"), site.mount("last")
+    async with GotifyReceiver() as gotify:
+        site.write_config({"gotify": gotify.url}, lxc=lxc)
+        async with site.service() as service:
+            await asked(own, last)
+            own.set(HANG)
+            lines = (await until_told(gotify, "NO ANSWER")).message.splitlines()
+            assert await service.end() == 0
+    served = next(line for line in lines if line.startswith("Served by "))
+    pid = int(served.partition("(pid ")[2].partition(")")[0].partition(",")[0])
+    assert os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{arr.init.pid}/ns/pid")
+    abort = f"echo 1 > /sys/fs/fuse/connections/{own.device.partition(':')[2]}/abort"
+    inside = f"pct exec {arr.ctid} -- " if arr.ctid.isdecimal() else f"lxc-attach -n {arr.ctid} -- "
+    assert any(line.endswith(f"{abort}; {inside}umount -l /mnt/own") for line in lines), lines
+
+
 # ---- what is asked
 
 

@@ -332,6 +332,16 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
             {"daemons": (RCLONE._replace(unit="gvfs.service", system=False),), "waiting": 1},
             ["Do: see to rclone (pid 812)", f"To give it up: {ABORT}"],
         ),
+        (
+            failing(CLOUD),
+            {"daemons": (Daemon(812, "glusterfs", "pvestatd.service"),), "waiting": 1},
+            ["Do: see to glusterfs (pid 812)", f"To give it up: {ABORT}"],
+        ),
+        (
+            failing(CLOUD),
+            {"daemons": (Daemon(812, "pmxcfs", "pve-cluster.service"),), "waiting": 1},
+            ["Do: systemctl restart pve-cluster.service", f"To give it up: {ABORT}"],
+        ),
         (  # what a container says of itself is no command for the host
             failing(CLOUD),
             {"daemons": (RCLONE._replace(inside=True),)},
@@ -380,10 +390,10 @@ def test_no_evidence_breaks_a_message(comm: str, unit: str, below: str, fstype: 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20))
 def test_a_unit_in_a_command_is_one_word(unit: str) -> None:
     member = failing(CLOUD)
-    found = evidence(CLOUD, daemons=(Daemon(1, "x", f"{unit}.service"),))
+    found = evidence(CLOUD, daemons=(Daemon(1, "x", f"x{unit}.service"),))
     [first, *_] = advice.advice(member, None, found)
     if first.startswith("Do: systemctl restart "):
         done = subprocess.run(
             ["sh", "-c", f"printf '%s|' {first.removeprefix('Do: systemctl restart ')}"], capture_output=True, text=True
         )
-        assert done.stdout == f"{unit}.service|"
+        assert done.stdout == f"x{unit}.service|"

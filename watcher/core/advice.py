@@ -158,11 +158,18 @@ def _fuse_advice(member: Member, place: Place, found: Evidence | None) -> list[s
     daemon = daemons[0]
     # A process in a container names its unit itself: no command for the host comes of that.
     there = daemon.system and daemon.inside == (place.namespace != HOST)
-    if there and daemon.unit.endswith(".service") and name(daemon.unit, 60) == daemon.unit:
+    if there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
         first = f"{inside}systemctl restart {shlex.quote(daemon.unit)}"
     else:
         first = f"see to {name(daemon.comm, 20)} (pid {daemon.pid})"
     return [f"Do: {first}", f"To give it up: {give_up}"]
+
+
+def _is_its_own(daemon: Daemon) -> bool:
+    """Whether its unit is there for it, as far as names tell: what cron or pvestatd has mounted is in theirs."""
+    if daemon.comm == "pmxcfs":
+        return daemon.unit == "pve-cluster.service"
+    return daemon.unit.endswith(".service") and bool(daemon.comm) and daemon.comm in daemon.unit
 
 
 def _is_hard(member: Member) -> bool:
