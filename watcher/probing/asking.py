@@ -167,7 +167,7 @@ class _Asking:
             self._known.update(connections)
             if wanted <= self._known:
                 break
-            if not connections:  # Linux before 6.17 does not tell of which connection it is
+            if not connections:  # 6.12 and older do not tell of which connection it is
                 with self._lock:
                     self._titles += 1
                 self.start(self._title, pid, mounts)
