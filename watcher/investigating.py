@@ -6,6 +6,7 @@ What to ask is `core.evidence`'s, and how `probing.evidence`'s; this one bounds 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import monotonic
 
 import anyio
@@ -67,7 +68,12 @@ class Investigator:
         with anyio.move_on_after(WAIT):
             while superblock in self._queued or superblock in self._under_way:
                 await self._news.wait()
-        return self._fresh(superblock)
+        evidence = self._fresh(superblock)
+        if evidence is None:
+            return None
+        # What the tables and the other probes tell may have changed since: the neighbours die one after the other.
+        [question] = self._questions([superblock]) or [evidence.question]
+        return replace(evidence, question=question)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -86,6 +92,8 @@ class Investigator:
             self._under_way.update(batch)
             try:
                 questions = self._questions(batch)
+                if not questions:
+                    continue
                 found = await gather(
                     questions, children=self._children, reader=self._reader, mounts=self._mounts(), proc=self._proc
                 )

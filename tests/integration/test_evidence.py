@@ -23,9 +23,11 @@ from watcher import procfs
 from watcher.children import Children
 from watcher.configfile import FileReader
 from watcher.core.evidence import Endpoint, Evidence, Port, Question
+from watcher.core.incident import Condition, Incident, Member
 from watcher.core.mountinfo import parse
+from watcher.investigating import Investigator
 from watcher.model import HOST as ON_HOST
-from watcher.model import Place, Superblock
+from watcher.model import Cause, Kind, MountState, Place, Reach, Subject, Superblock
 from watcher.probing import asking
 from watcher.probing.evidence import gather
 
@@ -230,3 +232,38 @@ async def test_what_hangs_is_left_out(site: Site, children: Children, tmp_path: 
         limit=1.0,
     )
     assert [d.pid for d in found[question.superblock].daemons or ()] == [site.fuse.pid]
+
+
+# ---- its bounds
+
+
+def incident_of(mount: FuseMount, number: int = 1) -> Incident:
+    superblock = Superblock(mount.device, "/", mount.fstype, mount.source)
+    about = Subject(superblock, (Place(ON_HOST, mount.mount_point),), "rw")
+    member = Member(Kind.STALE, about, Condition.DOWN, 0.0, 0.0, Cause.TIMEOUT)
+    return Incident(number, "x", None, 0.0, (member,))
+
+
+async def test_a_message_waits_for_it_only_so_long(site: Site, children: Children) -> None:
+    """It is known once it has been found out, and not when nobody gets round to that."""
+    mounted = site.mount("cloud", fstype="fuse.rclone")
+    other = site.mount("nas", source="x", fstype="fuse.rclone")
+    mounts = parse(procfs.read("/proc/self/mountinfo"))
+    ours = {mounted.mount_point, other.mount_point}
+    states = [
+        MountState(Place(ON_HOST, m.mount_point), m, Reach.STALE, "stale") for m in mounts if m.mount_point in ours
+    ]
+    investigator = Investigator(
+        children, FileReader(children), states=lambda: states, mounts=lambda: mounts, proc="/proc"
+    )
+    assert await investigator.found(incident_of(mounted)) is None
+    working = asyncio.create_task(investigator.run())
+    async with asyncio.timeout(60):
+        while (found := await investigator.found(incident_of(mounted))) is None:
+            pass
+    assert [d.pid for d in found.daemons or ()] == [site.fuse.pid]
+    states.clear()  # it is gone by now: nothing to ask, and nothing said
+    assert await investigator.found(incident_of(other)) is None
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working

@@ -181,6 +181,12 @@ def test_what_stands_below_and_beside() -> None:
     assert question_of(seen["/mnt/pve/nas01"], seen.values(), MOUNTS).origin is Origin.PVE
 
 
+def test_what_is_not_known_of_the_neighbours_is_not_said() -> None:
+    seen = states(auto="slow", two="stale", nas01="denied")
+    question = question_of(seen["/mnt/two"], seen.values(), MOUNTS)
+    assert (question.others_ok, question.others_failing) == (0, 0)
+
+
 def test_a_containers_fuse_mount_has_no_neighbours_on_the_host() -> None:
     mount = Mount(1, 0, "0:99", "/", "/x", "rw", "fuse.sshfs", "me@nas01:/x", "rw")
     state = MountState(

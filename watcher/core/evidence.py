@@ -143,8 +143,10 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
     if server is not None and not (mount.fstype.startswith("fuse") and place.namespace != HOST):
         for state in states:
             other = state.mount
-            if other.device != mount.device and server_of(other.fstype, other.source) == server:
-                others[other.device] = others.get(other.device, True) and state.status in ("ok", "readonly")
+            # "slow" is how one looks that begins to fail: nothing is known of it yet.
+            known = state.status in ("ok", "readonly", "stale")
+            if known and other.device != mount.device and server_of(other.fstype, other.source) == server:
+                others[other.device] = others.get(other.device, True) and state.status != "stale"
     on_host = place.namespace == HOST
     lower = _below(mount, mounts) if on_host else None
     return Question(
