@@ -31,7 +31,7 @@ from watcher.delivery.heartbeat import Heartbeat
 from watcher.delivery.sender import Sender, UnresolvedURL, local_time
 from watcher.instance import Instance, Occupied
 from watcher.introspection import Introspection
-from watcher.investigating import Investigator
+from watcher.investigating import BURST, Investigator
 from watcher.model import (
     Change,
     Kind,
@@ -223,7 +223,7 @@ class Daemon:
             if not begins or transition.kind in (Kind.WATCHER, *self._settings.notify.on):
                 incident = self._incidents.apply(transition, now=now, wall=wall)
                 if begins and incident is not None and self._sender.channels:
-                    self._investigator.look(incident)  # by the time that it is told, it is known why
+                    self._investigator.look(incident, within=BURST)  # known by the time that it is told
                 self._sender.kick()
 
     def _verdict(self) -> vitals.Verdict:

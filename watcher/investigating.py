@@ -23,6 +23,7 @@ from watcher.probing.evidence import gather
 AT_ONCE = 2  # children
 BATCH = 16  # mounts of which one child finds out
 MAX_QUEUED = 64  # mounts; of more no message waits to be explained
+BURST = 5.0  # seconds in which mounts that die one after the other are one trouble; later it may be another
 WAIT = 1.0  # seconds for which a message waits, beyond group_wait
 FRESH = 60.0  # seconds for which evidence holds
 
@@ -50,10 +51,10 @@ class Investigator:
         self._under_way: set[Superblock] = set()
         self._wanted, self._news = anyio.Event(), anyio.Event()
 
-    def look(self, incident: Incident) -> None:
-        """Begin to find out, unless it is known already."""
+    def look(self, incident: Incident, *, within: float = FRESH) -> None:
+        """Begin to find out, unless it is known already, and that for less than `within` seconds."""
         superblock = _superblock_of(incident)
-        if superblock is None or self._fresh(superblock) is not None or superblock in self._under_way:
+        if superblock is None or self._fresh(superblock, within) is not None or superblock in self._under_way:
             return
         if len(self._queued) < MAX_QUEUED:
             self._queued[superblock] = None
@@ -113,9 +114,9 @@ class Investigator:
             targets.setdefault(Superblock(mount.device, mount.root, mount.fstype, mount.source), state)
         return [question_of(targets[s], states, mounts) for s in wanted if s in targets]
 
-    def _fresh(self, superblock: Superblock) -> Evidence | None:
+    def _fresh(self, superblock: Superblock, within: float = FRESH) -> Evidence | None:
         found = self._found.get(superblock)
-        return found[1] if found is not None and monotonic() - found[0] < FRESH else None
+        return found[1] if found is not None and monotonic() - found[0] < within else None
 
 
 def _superblock_of(incident: Incident) -> Superblock | None:

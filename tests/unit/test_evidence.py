@@ -268,6 +268,7 @@ def failing(about: Subject, cause: Cause = Cause.TIMEOUT, stack: tuple[str, ...]
         ),
         (failing(CLOUD), {"daemons": (), "waiting": 2}, ["No process serves it; 2 requests waiting"]),
         (failing(CLOUD, Cause.DISCONNECTED), {"daemons": ()}, []),
+        (failing(CLOUD, Cause.DISCONNECTED), {"daemons": (RCLONE,)}, []),  # it was there a moment ago
         (
             failing(CLOUD, stack=INIT),
             {

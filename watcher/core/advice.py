@@ -35,7 +35,7 @@ def cause_lines(member: Member, found: Evidence | None) -> list[str]:
     if member.kind is not Kind.STALE:
         return []
     lines = []
-    if member.subject.fstype.partition(".")[0] == "fuse":
+    if member.subject.fstype.startswith("fuse") and member.cause is not Cause.DISCONNECTED:
         lines += _fuse_line(member, found)
     if found is None:
         return lines
@@ -63,7 +63,7 @@ def _fuse_line(member: Member, found: Evidence | None) -> list[str]:
         if started:
             return [f"Served by {who}{more}{waiting}"]
         return [f"The FUSE process never finished its start: {who}{more}"]
-    nobody = "" if daemons is None or member.cause is Cause.DISCONNECTED else _NO_PROCESS
+    nobody = "" if daemons is None else _NO_PROCESS
     if started:
         return [nobody + waiting] if nobody else []
     return [f"The FUSE process never finished its start{f', and n{nobody[1:]}' if nobody else ''}"]
@@ -112,7 +112,7 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
         return [f"Do: {_reboot(place)}"]
     subject, inside, quoted = member.subject, inside_of(place), shlex.quote(place.mount_point)
     again = _mounts_again(place, found)
-    if subject.fstype.partition(".")[0] == "fuse" and (lines := _fuse_advice(member, place, found)):
+    if subject.fstype.startswith("fuse") and (lines := _fuse_advice(member, place, found)):
         return lines
     who = name(server) if server else "what serves it"
     resumes = "; hard mounts resume alone" if _is_hard(member) else ""
