@@ -31,6 +31,7 @@ from watcher.delivery.heartbeat import Heartbeat
 from watcher.delivery.sender import Sender, UnresolvedURL, local_time
 from watcher.instance import Instance, Occupied
 from watcher.introspection import Introspection
+from watcher.investigating import BURST, Investigator
 from watcher.model import (
     Change,
     Kind,
@@ -102,6 +103,13 @@ class Daemon:
         self._continuity = Continuity(self._store, self._picture)
         self._incidents = await self._continuity.restore(boot)
         self._introspection = Introspection(self._incidents, lambda t: self._take([t], t.at))
+        self._investigator = Investigator(
+            self._children,
+            self._reader,
+            states=self._picture.snapshot,
+            mounts=lambda: self._mounts(),
+            proc=settings.paths.proc,
+        )
         self._sender = Sender(
             self._incidents,
             self._children,
@@ -110,6 +118,7 @@ class Daemon:
             group_wait=settings.notify.group_wait,
             max_age=settings.notify.max_age,
             recorded=self._store.recorded,
+            found=self._investigator.found,
         )
         self._continuity.take_up(self._incidents, self._sender)
         self._silencing = Silencing(self._store, self._sender.kick, local=local_time)
@@ -167,6 +176,7 @@ class Daemon:
             await tasks.start(self._watch_signals)
             tasks.start_soon(self._watching.run)
             tasks.start_soon(self._sender.run)
+            tasks.start_soon(self._investigator.run)
             tasks.start_soon(self._silencing.run)
             tasks.start_soon(self._heartbeat.run)
             if self._server is not None:
@@ -211,7 +221,9 @@ class Daemon:
                 transition.change is Change.RESUMED and not self._incidents.holds(transition)
             )
             if not begins or transition.kind in (Kind.WATCHER, *self._settings.notify.on):
-                self._incidents.apply(transition, now=now, wall=wall)
+                incident = self._incidents.apply(transition, now=now, wall=wall)
+                if begins and incident is not None and self._sender.channels:
+                    self._investigator.look(incident, within=BURST)  # known by the time that it is told
                 self._sender.kick()
 
     def _verdict(self) -> vitals.Verdict:

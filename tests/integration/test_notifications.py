@@ -96,14 +96,20 @@ async def test_a_stale_mount_that_recovers_is_told_once_each_way_to_every_channe
         assert matches([message.text.split("\n")[0] for message in telegram.received], expected)
 
         alarm, recovery = gotify.received[0].message, gotify.received[1].message
-        since, where, source, why, advice, quiet = alarm.split("\n")
+        since, where, source, server, why, advice, give_up, quiet = alarm.split("\n")
         assert re.fullmatch(r"Since \d\d:\d\d:\d\d \S+", since)
         assert where == f"Host {place}"
         assert source == "nas01:/export; fuse.test"
         # The first look into the directory may have been under way.
         assert re.match(r"No answer (to reading the directory )?within 0\.3 s; hangs in ", why)
         assert "fuse" in why
-        assert advice == f"Do: see to the process that serves it; to give it up: umount -l {place}"
+        assert re.match(rf"Served by \S+ \(pid {site.fuse.pid}\b", server)
+        assert advice.startswith("Do: ")
+        assert re.fullmatch(
+            rf"To give it up: echo 1 > /sys/fs/fuse/connections/{nas.device.partition(':')[2]}/abort; "
+            rf"umount -l {place}",
+            give_up,
+        )
         assert quiet == f"Quiet: watcher silence host:{place} --for 2h"
         assert recovery == f"Ok: host {place}"
         for number, body in enumerate((alarm, recovery)):

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-CLONE_FILES, CLONE_NEWNS, CLONE_NEWNET = 0x400, 0x20000, 0x40000000  # linux/sched.h
+CLONE_FILES, CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x400, 0x20000, 0x4000000, 0x40000000  # linux/sched.h
 PTRACE_TRACEME = 0
 SYS_BPF, SYS_IO_URING_SETUP = 321, 425  # x86_64
 
@@ -52,9 +52,15 @@ def _thread() -> None:
     thread.join()
 
 
+def _network() -> None:
+    with open("/proc/self/ns/net") as namespace:
+        _call("setns", namespace.fileno(), CLONE_NEWNET)
+
+
 WORKS: dict[str, Callable[[], object]] = {
     "a child": lambda: subprocess.run(["/bin/true"], check=True),
     "a thread with descriptors of its own": _thread,
+    "the network namespace of another": _network,
     "a database": _database,
     "a callback of ctypes": _callback,
     "TLS": ssl.create_default_context,
@@ -65,7 +71,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "mount": lambda: _call("mount", b"none", b"/mnt", b"tmpfs", 0, None),
     "umount": lambda: _call("umount2", b"/proc", 0),
     "a mount namespace": lambda: _call("unshare", CLONE_NEWNS),
-    "a network namespace": lambda: _call("unshare", CLONE_NEWNET),
+    "a host name of one's own": lambda: _call("unshare", CLONE_NEWUTS),
     "tracing": lambda: _call("ptrace", PTRACE_TRACEME, 0, None, None),
     "BPF": lambda: _call("syscall", SYS_BPF, 0, None, 0),
     "chroot": lambda: os.chroot("/"),

@@ -41,7 +41,8 @@ async def test_smbd_stopped_and_started(server: Server, row: Note) -> None:
     with share() as place:
         assert once("--path", str(place))[0] == 0
         told = await outage(place, server.stop_smbd, server.start_smbd, says="NO ANSWER", within=SILENCE)
-    assert f"Do: revive {ADDRESS}" in told.alarm.message
+    assert f"{ADDRESS}:445 refuses connections" in told.alarm.message
+    assert f"Do: start the SMB service on {ADDRESS}" in told.alarm.message
     row(told.row(40, "SMB 3.1.1: smbd stopped", "NO ANSWER"))
 
 

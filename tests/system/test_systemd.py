@@ -113,7 +113,7 @@ async def test_the_unit_is_clean_and_as_closed_as_it_claims(unit: Unit, capsys: 
     assert verified == (0, "", "")
     exposed = await exposure()
     say(capsys, f"exposure {exposed}")
-    assert exposed <= 4.5  # what each tenth is for stands in the README
+    assert exposed <= 4.6  # what each tenth is for stands in the README
 
 
 async def exposure() -> float:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
 from watcher.core import messages
+from watcher.core.evidence import Endpoint, Evidence, Port, Question
 from watcher.core.incident import Condition, Incident, Member
 from watcher.core.messages import MAX_LINES, Message, Sender, compose, describe_type
 from watcher.core.outbox import News, Topic
@@ -334,6 +335,33 @@ def test_whatever_is_back_what_is_still_down_is_said(back: int, remounted: int, 
     ]
     body = told(Topic.PARTIAL, incident(*members), told_down=len(members), now="02:20:20").body
     assert "🔴 Still: host /mnt/3000 NO ANSWER" in body.splitlines()
+
+
+@pytest.mark.parametrize("number", [1, 5, 10_000])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_was_found_out_and_what_to_do_are_never_cut_off(number: int, late: bool) -> None:
+    parts = many(number)
+    question = Question(parts[0].subject.superblock, Place("host", "/mnt/0"), stacked=2, others_ok=1)
+    found = Evidence(question, port=Port.REACHABLE, endpoint=Endpoint("10.0.0.5", 2049))
+    now = clock("03:00")
+    news = News(incident(*parts), Topic.PROBLEM, now - 1000 * late)
+    lines = compose(news, 0, Sender("pve3", "mail"), now=now, local=local, found=found).body.splitlines()
+    assert len(lines) <= MAX_LINES
+    assert "Host /mnt/0" in lines
+    assert "10.0.0.5:2049 accepts connections, but this mount gets no answer" in lines
+    assert "Do: see to the NFS service on nas01; hard mounts resume alone" in lines
+    assert "To give it up: umount -fl /mnt/0; mount /mnt/0" in lines
+    assert "Quiet: watcher silence --server nas01 --for 2h" in lines
+    assert (lines[-1] == "Told late") is late
+
+
+def test_evidence_of_another_mount_says_nothing() -> None:
+    """By the time that it was found, another stood first."""
+    found = Evidence(Question(IN_105.superblock, IN_105.places[0]), port=Port.REFUSED, endpoint=Endpoint("10.0.0.5", 1))
+    about = incident(member(NAS01))
+    now = clock("02:10:30")
+    message = compose(News(about, Topic.PROBLEM, now), 0, Sender("pve3", "Telegram"), now=now, local=local, found=found)
+    assert message == told(Topic.PROBLEM, about)
 
 
 def test_causes_that_differ_stand_beside_their_places() -> None:

@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from watcher.core.advice import advice, cause_lines, pve_storage
+from watcher.core.evidence import Evidence
 from watcher.core.filters import literal
-from watcher.core.incident import SEES_DISK, SETTLED, Condition, Incident, Member
+from watcher.core.incident import SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
-from watcher.core.roster import OLD
 from watcher.core.wording import cause_words, count, duration, name, place_name, place_order
-from watcher.model import HOST, Cause, Kind, Place, Subject
+from watcher.model import HOST, Kind, Place, Subject
 
 MAX_LINES = 12
-MAX_PLACES = 6  # lines of places; the rest is counted
+MAX_PLACES, MIN_PLACES = 6, 1  # lines of places; the rest is counted
 MAX_ON_LINE = 4  # places on one line
 
 Local = Callable[[float], datetime]  # epoch seconds -> local time with its zone
@@ -41,8 +42,10 @@ class Sender:
     unreachable_since: float | None = None  # the first of the attempts that failed, if any did
 
 
-def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Local) -> Message:
-    """`told_down`: how many mounts the channel believes to be down."""
+def compose(
+    news: News, told_down: int, sender: Sender, *, now: float, local: Local, found: Evidence | None = None
+) -> Message:
+    """`told_down`: how many mounts the channel believes to be down; `found`: about the incident's `foremost`."""
     incident, topic = news.incident, news.topic
     head = f"{name(sender.host, 40)}: "
     late = _late_line(news, sender, now, local)
@@ -51,8 +54,9 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
     if topic is Topic.FLAPPING:
         return _flapping(incident, head, late, now, local)
     if topic in (Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT):
-        lines = _problem_lines(incident, now, local)
-        lines += _quiet(incident) if topic is not Topic.UPDATE else []
+        lines = _problem_lines(
+            incident, found, now, local, quiet=topic is not Topic.UPDATE, most=MAX_LINES - bool(late)
+        )
         title = _mark(incident) + head + _what(incident.down, incident.server, still=topic is Topic.REPEAT)
         if topic is Topic.REPEAT:
             title += f", for {duration(now - incident.since)}"
@@ -61,7 +65,7 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
             title += f" ({more} more)"
         kind = "failure" if _is_stale(incident.down) else "warning"
         return _message(title, lines, late, kind)
-    lines = _ended_lines(incident)
+    lines = _ended_lines(incident, found)
     if topic is Topic.LATE:
         span = _span(_since(incident.members), incident, now, local)
         title = f"⚪ {head}{_who(incident.members, incident.server)} was {_causes(incident.members)} {span}, told late"
@@ -188,16 +192,34 @@ def _end(incident: Incident) -> float:
 # ---- the body's lines
 
 
-def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
+def _problem_lines(
+    incident: Incident, found: Evidence | None, now: float, local: Local, *, quiet: bool, most: int
+) -> list[str]:
+    """At most `most` lines, unless it flaps, too: what was found out and what to do count more than all the names."""
     down = incident.down
-    lines = [f"Since {_clock(_since(down), now, local)}"]
-    lines += _place_lines(down, with_cause=len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1)
     first = _first(down)
-    lines.append(_source_line(first))
-    lines += _why(first)
-    lines += _flaps(incident)
-    lines += _advice(first, incident.server)
-    return lines
+    found = _about(first, found)
+    ending = [*_why(first), *_flaps(incident), *advice(first, incident.server, found)]
+    ending += _quiet(incident) if quiet else []
+    head = [f"Since {_clock(_since(down), now, local)}"]
+    middle = [_source_line(first), *cause_lines(first, found)]
+    while len(middle) > 2 and len(head) + MIN_PLACES + 1 + len(middle) + len(ending) > most:
+        middle.pop()
+    room, places = most - len(head) - len(middle) - len(ending), len(_places(down))
+    shown = room if places <= room else room - 1
+    with_cause = len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1
+    shown = max(MIN_PLACES, min(MAX_PLACES, shown))
+    return [*head, *_place_lines(down, with_cause=with_cause, most=shown), *middle, *ending]
+
+
+def foremost(incident: Incident) -> Member | None:
+    """The member of which a message says why, and what to do; None where nothing is down."""
+    return _first(incident.down) if incident.down and not incident.is_own else None
+
+
+def _about(member: Member, found: Evidence | None) -> Evidence | None:
+    """The evidence, if it is of this one."""
+    return found if found is not None and found.superblock == member.subject.superblock else None
 
 
 def _flaps(incident: Incident) -> list[str]:
@@ -214,15 +236,17 @@ def _first(members: Sequence[Member]) -> Member:
     return places[0][1] if places else members[0]
 
 
-def _place_lines(members: Sequence[Member], *, with_cause: bool = False, lead: str = "") -> list[str]:
+def _place_lines(
+    members: Sequence[Member], *, with_cause: bool = False, lead: str = "", most: int = MAX_PLACES
+) -> list[str]:
     lines = []
     places = _places(members)
-    for place, member in places[:MAX_PLACES]:
+    for place, member in places[:most]:
         cause = f" {cause_words(member.kind, member.cause, member.error)}" if with_cause else ""
         text = lead + _described(place, member) + cause + _left(member)
         lines.append(text[:1].upper() + text[1:])
-    if len(places) > MAX_PLACES:
-        lines.append(f"and {count(len(places) - MAX_PLACES, 'more mount')}")
+    if len(places) > most:
+        lines.append(f"and {count(len(places) - most, 'more mount')}")
     return lines
 
 
@@ -234,14 +258,7 @@ def _left(member: Member) -> str:
 def _described(place: Place, member: Member) -> str:
     text = _place(place, member.subject)
     text = f"host {text}" if place.namespace == HOST else text
-    return f"{text} (PVE storage {storage})" if (storage := _pve_storage(place)) else text
-
-
-def _pve_storage(place: Place) -> str:
-    """PVE mounts a storage at /mnt/pve/<storage id> and nothing else there."""
-    if place.namespace == HOST and place.mount_point.startswith("/mnt/pve/"):
-        return name(place.mount_point.removeprefix("/mnt/pve/"), 40)
-    return ""
+    return f"{text} (PVE storage {storage})" if (storage := pve_storage(place)) else text
 
 
 def _source_line(member: Member) -> str:
@@ -274,39 +291,6 @@ def _context(member: Member) -> list[str]:
     return [member.context[:1].upper() + member.context[1:]] if member.context else []
 
 
-def _advice(member: Member, server: str | None) -> list[str]:
-    """What to do first. Commands are to be copied, so paths are quoted for a shell."""
-    place = min(member.subject.places, key=place_order, default=None)
-    if place is None or name(place.mount_point, 200) != place.mount_point:
-        return []  # a command that was shortened or escaped would do something else
-    # Only the core's own words say so: a container's name for things is in no advice.
-    sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
-    if sees_disk:
-        return [f"Do: {_reboot(place)}; what it wrote there meanwhile is on the host's disk, under the mount"]
-    if member.kind is not Kind.STALE:
-        return []
-    if member.context == OLD:
-        return [f"Do: {_reboot(place)}"]
-    inside, quoted, fuse = _inside(place), shlex.quote(place.mount_point), member.subject.fstype.startswith("fuse")
-    who = name(server) if server else "what serves it"
-    again = "PVE mounts it again" if _pve_storage(place) else f"{inside}mount {quoted}"
-    match member.cause:
-        case Cause.TIMEOUT if fuse:
-            return [f"Do: see to the process that serves it; to give it up: {inside}umount -l {quoted}"]
-        case Cause.TIMEOUT if member.subject.fstype in ("nfs", "nfs4") and option(member.subject.options, "hard") == "":
-            return [f"Do: revive {who}; hard mounts resume alone"]
-        case Cause.TIMEOUT:
-            return [f"Do: revive {who}"]
-        case Cause.STALE_HANDLE:
-            return [f"Do: {inside}umount -l {quoted}; {again}"]
-        case Cause.DISCONNECTED if fuse:
-            return [f"Do: {inside}umount -l {quoted}, then start what mounts it again"]
-        case Cause.REFUSED:
-            return [f"Do: see on {who} whether this host may still use {name(member.subject.source)}"]
-        case _:
-            return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
-
-
 def _quiet(incident: Incident) -> list[str]:
     """The command that silences it (`core.silences`); none where that would take a list of places."""
     places = dict.fromkeys(place for place, _ in _places(incident.down))
@@ -322,21 +306,7 @@ def _quiet(incident: Incident) -> list[str]:
     return [f"Quiet: watcher silence {about}{shlex.quote(literal(pattern))} --for 2h"]
 
 
-def _inside(place: Place) -> str:
-    """What runs a command in the container; nothing on the host."""
-    if place.namespace == HOST:
-        return ""
-    ctid = place.namespace.removeprefix("ct:")
-    # Proxmox numbers its containers.
-    return f"pct exec {ctid} -- " if ctid.isdecimal() else f"lxc-attach -n {shlex.quote(ctid)} -- "
-
-
-def _reboot(place: Place) -> str:
-    ctid = place.namespace.removeprefix("ct:")
-    return f"pct reboot {ctid}" if ctid.isdecimal() else f"restart the container {shlex.quote(ctid)}"
-
-
-def _ended_lines(incident: Incident) -> list[str]:
+def _ended_lines(incident: Incident, found: Evidence | None) -> list[str]:
     """One line for each way in which a part has ended, then what is still down: that must not be cut off."""
     groups = {
         "Ok: ": [m for m in incident.members if m.told_as is Condition.OK],
@@ -353,7 +323,7 @@ def _ended_lines(incident: Incident) -> list[str]:
         if (more := len(_places(incident.down)) - MAX_PLACES) > 0:
             lines.append(f"and {count(more, 'more mount')}")
         first = _first(incident.down)
-        lines += _context(first) + _advice(first, incident.server)
+        lines += _context(first) + advice(first, incident.server, _about(first, found))
     return lines
 
 

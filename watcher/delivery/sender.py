@@ -19,9 +19,10 @@ import anyio.lowlevel
 
 from watcher.children import Children
 from watcher.core import messages, outbox, vitals
+from watcher.core.evidence import Evidence
 from watcher.core.incident import INSIDE, Incident
 from watcher.core.incidents import Incidents, nothing_is_silenced
-from watcher.core.outbox import FORGET, Lately, News, Told
+from watcher.core.outbox import FORGET, Lately, News, Told, Topic
 from watcher.core.saved import Served, State
 from watcher.core.wording import count
 from watcher.delivery.couriers import Courier, Delivery
@@ -38,6 +39,12 @@ class UnresolvedURL(Exception):
 
 
 Resolve = Callable[[], Awaitable[str]]  # gives the URL, or raises UnresolvedURL
+_EXPLAINED = frozenset({Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT, Topic.PARTIAL})  # says why, and what to do
+
+
+async def nothing_found(incident: Incident) -> Evidence | None:
+    """That nobody has looked why."""
+    return None
 
 
 @dataclass(slots=True)
@@ -72,8 +79,11 @@ class Sender:
         max_age: float,
         clock: Callable[[], float] = time,
         recorded: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+        found: Callable[[Incident], Awaitable[Evidence | None]] = nothing_found,
     ) -> None:
-        """`recorded`: returns when what was told is on disk, or soon if that is slow."""
+        """`recorded`: returns when what was told is on disk, or soon if that is slow; `found`: soon, too, what is known
+        of why an incident is.
+        """
         self._incidents = incidents
         self._children = children
         self._host = host
@@ -83,6 +93,7 @@ class Sender:
         self._repeat_interval = 0.0
         self._clock = clock
         self._recorded = recorded
+        self._found = found
         self._restored = State()
         self._stopping = self._kicked = False
         self._under_way: set[anyio.CancelScope] = set()  # attempts: an answer that is not heard is told twice
@@ -261,11 +272,17 @@ class Sender:
         """Send all that is due, through one courier, until nothing is due or one attempt fails."""
         courier = Courier(self._children, self._env)
         try:
-            while not self._stopping and (pending := self._pending(channel)) and pending[0].due <= self._clock():
+            while (news := self._next(channel)) is not None:
+                found = None
+                if news.topic in _EXPLAINED:
+                    # What there is to say may be another by then.
+                    found = await self._found(news.incident)
+                    if (news := self._next(channel)) is None:
+                        continue
                 with anyio.CancelScope(shield=True) as scope:
                     self._under_way.add(scope)
                     try:
-                        told = await self._attempt(channel, courier, pending[0])
+                        told = await self._attempt(channel, courier, news, found)
                     finally:
                         self._under_way.discard(scope)
                 if scope.cancelled_caught or not told:
@@ -274,7 +291,13 @@ class Sender:
             courier.close()
             self._forget_settled()
 
-    async def _attempt(self, channel: Channel, courier: Courier, news: News) -> bool:
+    def _next(self, channel: Channel) -> News | None:
+        """What is to be sent now."""
+        if self._stopping or not (pending := self._pending(channel)) or pending[0].due > self._clock():
+            return None
+        return pending[0]
+
+    async def _attempt(self, channel: Channel, courier: Courier, news: News, found: Evidence | None) -> bool:
         told = channel.ledger.get(news.incident.number)
         now = self._clock()
         message = messages.compose(
@@ -283,6 +306,7 @@ class Sender:
             messages.Sender(self._host, channel.name, channel.failing_since),
             now=now,
             local=local_time,
+            found=found,
         )
         entry = outbox.told_now(news.incident, now, told, news.topic)  # as composed: it may change while it is sent
         try:

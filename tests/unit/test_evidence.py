@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.mounts import subject
+from watcher.core import advice
+from watcher.core.evidence import (
+    Daemon,
+    Endpoint,
+    Evidence,
+    Findings,
+    Origin,
+    Port,
+    Question,
+    assemble,
+    endpoints_of,
+    fstab_entries,
+    mount_unit,
+    never_started,
+    question_of,
+    unanswered,
+    unit_of,
+)
+from watcher.core.incident import Condition, Member
+from watcher.core.mountinfo import Tree, parse
+from watcher.core.wording import printable
+from watcher.model import Cause, Container, Kind, Mount, MountState, Place, Reach, Subject, Superblock
+
+A = "10.0.0.5"
+
+
+@pytest.mark.parametrize(
+    ("fstype", "source", "options", "found"),
+    [
+        ("nfs4", "nas01:/x", "rw,vers=4.2,hard,proto=tcp,clientaddr=10.0.0.9,addr=10.0.0.5", [(A, 2049)]),
+        ("nfs", "nas01:/x", "rw,vers=3,port=2050,mountport=20048,proto=tcp,addr=10.0.0.5", [(A, 2050)]),
+        ("nfs4", "[fe80::1]:/x", "rw,proto=tcp6,addr=fe80::1%eth0", [("fe80::1%eth0", 2049)]),
+        ("nfs", "nas01:/x", "rw,proto=udp,addr=10.0.0.5", []),
+        ("nfs4", "nas01:/x", "rw,proto=rdma,port=20049,addr=10.0.0.5", []),
+        ("nfs4", "nas01:/x", "rw,addr=nas01", []),
+        ("nfs4", "nas01:/x", "rw", []),
+        ("nfs4", "nas01:/x", "rw,addr=10.0.0.5,port=99999", [(A, 2049)]),
+        ("cifs", "//nas01/x", "rw,vers=3.1.1,addr=10.0.0.5", [(A, 445)]),
+        ("smb3", "//nas01/x", "rw,addr=10.0.0.5,port=1445", [(A, 1445)]),
+        ("ceph", "a@f.fs=/", "rw,ms_mode=crc,mon_addr=10.0.0.5:3300/10.0.0.6:3301", [(A, 3300), ("10.0.0.6", 3301)]),
+        ("ceph", "10.0.0.5:6789,10.0.0.6:/", "rw,name=admin", [(A, 6789), ("10.0.0.6", 6789)]),
+        ("ceph", "[fd00::5]:6789,[fd00::6]:/", "rw", [("fd00::5", 6789), ("fd00::6", 6789)]),
+        ("ceph", ",".join(f"10.0.0.{n}" for n in range(9)) + ":/", "rw", [(f"10.0.0.{n}", 6789) for n in range(5)]),
+        ("fuse.sshfs", "me@10.0.0.5:/x", "rw", []),
+    ],
+)
+def test_where_a_server_listens(fstype: str, source: str, options: str, found: list[tuple[str, int]]) -> None:
+    assert endpoints_of(fstype, source, options) == tuple(Endpoint(*e) for e in found)
+
+
+@given(st.sampled_from(["nfs", "nfs4", "cifs", "ceph", "fuse"]), st.text(), st.text())
+def test_no_options_break_it(fstype: str, source: str, options: str) -> None:
+    for text in (options, f"addr={options}", f"addr=::1,port={options}", f"mon_addr={options}"):
+        for endpoint in endpoints_of(fstype, source, text):
+            assert 0 < endpoint.port < 65536
+
+
+STATS = """device proc mounted on /proc with fstype proc
+device nas01:/a mounted on /mnt/a\\040b with fstype nfs4 statvers=1.1
+\txprt:\ttcp 896 1 1 0 25 1234 1230 0 9 9 2 9 9
+\txprt:\ttcp 897 1 1 0 25 10 10 0 9 9 2 9 9
+device nas01:/u mounted on /mnt/u with fstype nfs statvers=1.1
+\txprt:\tudp 896 1 7 4 0 9 9 2 9 9
+device nas01:/r mounted on /mnt/r with fstype nfs statvers=1.1
+\txprt:\trdma 0 0 1 0 25 10 10
+"""
+
+
+@pytest.mark.parametrize(("point", "count"), [("/mnt/a b", 4), ("/mnt/u", 3), ("/mnt/r", None), ("/mnt/x", None)])
+def test_calls_without_a_reply(point: str, count: int | None) -> None:
+    assert unanswered(STATS, point) == count
+
+
+@given(st.text() | st.text().map(lambda t: STATS.replace("12", t)), st.text())
+def test_parsers_survive_any_text(text: str, point: str) -> None:
+    for where in (point, "/mnt/a b"):
+        assert unanswered(text, where) is None or unanswered(text, where) >= 0  # type: ignore[operator]
+    fstab_entries(text)
+    unit_of(text)
+    unit_of(f"0::{text}")
+    assert "/" not in mount_unit(point)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("0::/system.slice/rclone.service\n", ("rclone.service", True, False)),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/gvfs.service\n",
+            ("gvfs.service", False, False),
+        ),
+        ("0::/user.slice/user-0.slice/session-3.scope\n", ("session-3.scope", True, False)),
+        ("5:memory:/x.service\n1:name=systemd:/system.slice/a.service\n0::/\n", ("a.service", True, False)),
+        ("0::/lxc/101/ns/system.slice/x.service\n", ("x.service", True, True)),
+        ("0::/lxc.payload.web/system.slice/x.service\n", ("x.service", True, True)),
+        ("0::/\n", ("", True, False)),
+        ("", ("", True, False)),
+    ],
+)
+def test_unit_of_a_process(cgroup: str, unit: tuple[str, bool, bool]) -> None:
+    assert unit_of(cgroup) == unit
+
+
+@pytest.mark.parametrize(
+    ("path", "unit"),
+    [
+        ("/", "-.mount"),
+        ("/mnt/nas", "mnt-nas.mount"),
+        ("/mnt/a b-c", "mnt-a\\x20b\\x2dc.mount"),
+        ("/.hidden", "\\x2ehidden.mount"),
+        ("/ü", "\\xc3\\xbc.mount"),
+    ],
+)
+def test_the_name_of_a_mount_unit(path: str, unit: str) -> None:
+    assert mount_unit(path) == unit
+
+
+def test_fstab() -> None:
+    text = "# /dev/x /no\nnas:/a /mnt/a\\040b nfs noauto,x 0 0\n/dev/sda1 none swap sw\nnas:/c /mnt/c/ nfs\nbroken\n"
+    assert fstab_entries(text) == {"/mnt/a b": "noauto,x", "/mnt/c": "defaults"}
+
+
+@pytest.mark.parametrize(
+    ("stack", "never"),
+    [
+        (("fuse_get_req", "__fuse_simple_request", "fuse_statfs"), True),
+        (("fuse_get_req.isra.0", "fuse_simple_request"), True),
+        (("request_wait_answer", "__fuse_simple_request", "fuse_statfs"), False),
+        ((), False),
+    ],
+)
+def test_whether_it_ever_started(stack: tuple[str, ...], never: bool) -> None:
+    assert never_started(stack) is never
+
+
+# ---- what the tables tell
+
+TABLE = b"""20 1 8:1 / / rw - ext4 /dev/sda1 rw
+30 20 0:40 / /mnt/auto rw - autofs systemd-1 rw,direct
+31 30 0:41 / /mnt/auto rw - nfs4 nas01:/auto rw,hard,addr=10.0.0.5
+32 20 0:42 / /mnt/two rw - nfs4 nas01:/old rw,hard,addr=10.0.0.5
+33 32 0:43 / /mnt/two rw - nfs4 nas01:/two rw,hard,addr=10.0.0.5
+34 20 0:44 / /mnt/pve/nas01 rw - nfs4 nas01:/pve rw,hard,addr=10.0.0.5
+35 20 0:45 / /mnt/other rw - nfs4 nas02:/x rw,hard,addr=10.0.0.6
+"""
+MOUNTS = parse(TABLE)
+
+
+def states(**status: str) -> dict[str, MountState]:
+    tree = Tree(MOUNTS)
+    return {
+        m.mount_point: MountState(
+            Place("host", m.mount_point),
+            m,
+            Reach.OK,
+            status.get(m.mount_point.rpartition("/")[2], "ok"),
+            stacked=tree.stacked(m),
+        )
+        for m in MOUNTS
+        if m.fstype == "nfs4"
+    }
+
+
+def test_what_stands_below_and_beside() -> None:
+    seen = states(auto="stale", two="stale")
+    two = question_of(seen["/mnt/two"], seen.values(), MOUNTS)
+    assert (two.stacked, two.below, two.origin) == (2, "nas01:/old (nfs4)", Origin.UNKNOWN)
+    assert (two.others_ok, two.others_failing) == (1, 1)
+    auto = question_of(seen["/mnt/auto"], seen.values(), MOUNTS)
+    assert (auto.below, auto.origin, auto.endpoints) == ("", Origin.AUTOMOUNT, (Endpoint(A, 2049),))
+    assert question_of(seen["/mnt/pve/nas01"], seen.values(), MOUNTS).origin is Origin.PVE
+
+
+def test_what_is_not_known_of_the_neighbours_is_not_said() -> None:
+    seen = states(auto="slow", two="stale", nas01="denied")
+    question = question_of(seen["/mnt/two"], seen.values(), MOUNTS)
+    assert (question.others_ok, question.others_failing) == (0, 0)
+
+
+def test_a_containers_fuse_mount_has_no_neighbours_on_the_host() -> None:
+    mount = Mount(1, 0, "0:99", "/", "/x", "rw", "fuse.sshfs", "me@nas01:/x", "rw")
+    state = MountState(
+        Place("ct:101", "/x"), mount, Reach.STALE, "stale", container=Container("101", 4711, 1, user_namespace=9)
+    )
+    question = question_of(state, [state, *states().values()], MOUNTS)
+    assert (question.others_ok, question.init_pid, question.below) == (0, 4711, "")
+    assert question.connection == 99
+
+
+@pytest.mark.parametrize(
+    ("device", "fstype", "number"), [("0:5", "fuse", 5), ("8:5", "fuseblk", None), ("0:5", "nfs4", None)]
+)
+def test_the_number_of_a_connection(device: str, fstype: str, number: int | None) -> None:
+    assert Question(Superblock(device, "/", fstype, "x"), Place("host", "/x")).connection == number
+
+
+@pytest.mark.parametrize(
+    ("fstab", "has_unit", "origin"),
+    [("nas:/x /mnt/x nfs", True, Origin.FSTAB), ("", True, Origin.UNIT), ("", False, Origin.UNKNOWN)],
+)
+def test_who_mounts_it(fstab: str, has_unit: bool, origin: Origin) -> None:
+    question = Question(Superblock("0:5", "/", "nfs4", "nas:/x"), Place("host", "/mnt/x"))
+    assert assemble(question, Findings(has_unit=has_unit), fstab).origin is origin
+    inside = replace(question, place=Place("ct:1", "/mnt/x"))
+    assert assemble(inside, Findings(has_unit=has_unit), fstab).origin is Origin.UNKNOWN
+
+
+# ---- the words
+
+NAS = subject("/mnt/nas", source="nas01:/data")
+SMB = subject("/mnt/smb", source="//nas01/x", fstype="cifs", options="rw")
+CLOUD = subject("/mnt/cloud", source="remote:", fstype="fuse.rclone", device="0:60", options="rw")
+IN_CT = subject(Place("ct:105", "/data"), source="nas01:/data")
+FUSE_IN_CT = subject(Place("ct:105", "/c"), source="x:", fstype="fuse.rclone", device="0:61", options="rw")
+RCLONE = Daemon(812, "rclone", "rclone.service")
+INIT = ("fuse_get_req", "__fuse_simple_request", "fuse_statfs")
+
+
+def evidence(about: Subject, **found: object) -> Evidence:
+    place = about.places[0]
+    own = {key: found.pop(key) for key in ("stacked", "below", "others_ok", "others_failing") if key in found}
+    pid = 0 if place.namespace == "host" else 4711
+    question = Question(about.superblock, place, init_pid=pid, **own)  # type: ignore[arg-type]
+    if "port" in found:
+        found["endpoint"] = Endpoint(A, 2049)
+    return Evidence(question, **found)  # type: ignore[arg-type]
+
+
+def failing(about: Subject, cause: Cause = Cause.TIMEOUT, stack: tuple[str, ...] = ()) -> Member:
+    return Member(Kind.STALE, about, Condition.DOWN, 0.0, 0.0, cause, "no answer within 5 s", stack)
+
+
+@pytest.mark.parametrize(
+    ("member", "found", "lines"),
+    [
+        (failing(NAS), {"port": Port.NO_ANSWER}, ["10.0.0.5:2049 does not answer"]),
+        (failing(NAS), {"port": Port.UNREACHABLE}, ["10.0.0.5:2049 is unreachable"]),
+        (
+            failing(NAS),
+            {"port": Port.REFUSED, "others_failing": 2},
+            ["10.0.0.5:2049 refuses connections: the machine is up, the service is not"],
+        ),
+        (
+            failing(NAS),
+            {"port": Port.REACHABLE, "unanswered": 3, "others_ok": 2, "others_failing": 1},
+            [
+                "10.0.0.5:2049 accepts connections, but this mount gets no answer; 3 calls without a reply",
+                "Of the same server, 2 other mounts are ok, 1 is not",
+            ],
+        ),
+        (failing(NAS, Cause.STALE_HANDLE), {"port": Port.REACHABLE}, ["10.0.0.5:2049 accepts connections"]),
+        (failing(IN_CT), {"port": Port.NO_ANSWER}, ["10.0.0.5:2049 does not answer (asked from CT 105)"]),
+        (failing(NAS), {}, []),
+        (
+            failing(CLOUD),
+            {"daemons": (RCLONE,), "waiting": 1},
+            ["Served by rclone (pid 812, rclone.service); 1 request waiting"],
+        ),
+        (failing(CLOUD), {"daemons": (), "waiting": 2}, ["No process serves it; 2 requests waiting"]),
+        (failing(CLOUD, Cause.DISCONNECTED), {"daemons": ()}, []),
+        (failing(CLOUD, Cause.DISCONNECTED), {"daemons": (RCLONE,)}, []),  # it was there a moment ago
+        (
+            failing(CLOUD, stack=INIT),
+            {
+                "daemons": (Daemon(4711, "gvfsd-fuse"),),
+                "waiting": 2,
+                "stacked": 2,
+                "below": "gvfsd-fuse (fuse.gvfsd-fuse)",
+            },
+            [
+                "The FUSE process never finished its start: gvfsd-fuse (pid 4711)",
+                "2 mounts stand on this directory, one on the other; below it gvfsd-fuse (fuse.gvfsd-fuse)",
+            ],
+        ),
+        (
+            failing(CLOUD, stack=INIT),
+            {"daemons": ()},
+            ["The FUSE process never finished its start, and no process serves it"],
+        ),
+        (failing(CLOUD, stack=INIT), {}, ["The FUSE process never finished its start"]),
+    ],
+)
+def test_why(member: Member, found: dict[str, object], lines: list[str]) -> None:
+    assert advice.cause_lines(member, evidence(member.subject, **found)) == lines
+
+
+ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
+
+
+@pytest.mark.parametrize(
+    ("member", "found", "lines"),
+    [
+        (failing(NAS), {"port": Port.NO_ANSWER}, ["Do: revive nas01; hard mounts resume alone"]),
+        (failing(NAS), {"port": Port.REFUSED}, ["Do: start the NFS service on nas01; hard mounts resume alone"]),
+        (failing(SMB), {"port": Port.REFUSED}, ["Do: start the SMB service on nas01"]),
+        (
+            failing(NAS),
+            {"port": Port.REACHABLE, "origin": Origin.FSTAB},
+            [
+                "Do: see to the NFS service on nas01; hard mounts resume alone",
+                "To give it up: umount -fl /mnt/nas; mount /mnt/nas",
+            ],
+        ),
+        (
+            failing(NAS, Cause.STALE_HANDLE),
+            {"origin": Origin.AUTOMOUNT},
+            ["Do: umount -l /mnt/nas; the next access mounts it again"],
+        ),
+        (
+            failing(NAS, Cause.STALE_HANDLE),
+            {"origin": Origin.UNIT},
+            ["Do: umount -l /mnt/nas; systemctl start mnt-nas.mount"],
+        ),
+        (
+            failing(IN_CT),
+            {"port": Port.REACHABLE},
+            [
+                "Do: see to the NFS service on nas01; hard mounts resume alone",
+                "To give it up: pct exec 105 -- umount -fl /data; pct exec 105 -- mount /data",
+            ],
+        ),
+        (
+            failing(CLOUD),
+            {"daemons": (RCLONE,), "waiting": 1},
+            ["Do: systemctl restart rclone.service", f"To give it up: {ABORT}"],
+        ),
+        (
+            failing(CLOUD),
+            {"daemons": (RCLONE._replace(unit="gvfs.service", system=False),), "waiting": 1},
+            ["Do: see to rclone (pid 812)", f"To give it up: {ABORT}"],
+        ),
+        (
+            failing(CLOUD),
+            {"daemons": (Daemon(812, "glusterfs", "pvestatd.service"),), "waiting": 1},
+            ["Do: see to glusterfs (pid 812)", f"To give it up: {ABORT}"],
+        ),
+        (
+            failing(CLOUD),
+            {"daemons": (Daemon(812, "pmxcfs", "pve-cluster.service"),), "waiting": 1},
+            ["Do: systemctl restart pve-cluster.service", f"To give it up: {ABORT}"],
+        ),
+        (  # what a container says of itself is no command for the host
+            failing(CLOUD),
+            {"daemons": (RCLONE._replace(inside=True),)},
+            ["Do: see to rclone (pid 812)", "To give it up: umount -l /mnt/cloud"],
+        ),
+        (
+            failing(FUSE_IN_CT),
+            {"daemons": (RCLONE._replace(inside=True),), "waiting": 1},
+            [
+                "Do: pct exec 105 -- systemctl restart rclone.service",
+                "To give it up: echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c",
+            ],
+        ),
+        (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT}; then start what mounts it again"]),
+        (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT}; then start what mounts it again"]),
+        (failing(CLOUD, stack=INIT), {}, ["Do: fusermount3 -uz /mnt/cloud; then start what mounts it again"]),
+    ],
+)
+def test_what_to_do(member: Member, found: dict[str, object], lines: list[str]) -> None:
+    server = None if member.subject.fstype.startswith("fuse") else "nas01"
+    assert advice.advice(member, server, evidence(member.subject, **found)) == lines
+
+
+hostile = st.text(st.characters(codec=None), max_size=40)
+
+
+@given(hostile, hostile, hostile, st.sampled_from(["nfs4", "fuse.x"]), st.sampled_from(list(Port)), st.booleans())
+def test_no_evidence_breaks_a_message(comm: str, unit: str, below: str, fstype: str, port: Port, inside: bool) -> None:
+    place = Place("ct:1" if inside else "host", "/mnt/x")
+    member = failing(subject(place, source="nas01:/x", fstype=fstype), stack=INIT if inside else ())
+    found = evidence(
+        member.subject,
+        port=port,
+        daemons=(Daemon(1, comm, f"{unit}.service", True, inside),) * 3,
+        waiting=7,
+        stacked=2,
+        below=below,
+        others_ok=1,
+    )
+    for line in [*advice.cause_lines(member, found), *advice.advice(member, "nas01", found)]:
+        assert printable(line) == line
+        assert "@everyone" not in line
+        assert len(line) < 300
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20))
+def test_a_unit_in_a_command_is_one_word(unit: str) -> None:
+    member = failing(CLOUD)
+    found = evidence(CLOUD, daemons=(Daemon(1, "x", f"x{unit}.service"),))
+    [first, *_] = advice.advice(member, None, found)
+    if first.startswith("Do: systemctl restart "):
+        done = subprocess.run(
+            ["sh", "-c", f"printf '%s|' {first.removeprefix('Do: systemctl restart ')}"], capture_output=True, text=True
+        )
+        assert done.stdout == f"x{unit}.service|"

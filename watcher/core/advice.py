@@ -1,0 +1,208 @@
+"""Why a mount fails and what to do about it, in lines for a message: the words of `evidence`.
+
+Commands are to be copied, so whatever is in them is quoted for a shell, and none stands in a message that would have to
+be shortened or escaped.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from watcher.core.evidence import Daemon, Endpoint, Evidence, Origin, Port, mount_unit, never_started
+from watcher.core.incident import SEES_DISK, Member
+from watcher.core.mountinfo import option
+from watcher.core.mountstats import NFS
+from watcher.core.roster import OLD
+from watcher.core.wording import container_name, count, name, place_order
+from watcher.model import HOST, Cause, Kind, Place
+
+MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
+_NO_PROCESS = "No process serves it"
+
+
+def pve_storage(place: Place) -> str:
+    """PVE mounts a storage at /mnt/pve/<storage id> and nothing else there."""
+    if place.namespace == HOST and place.mount_point.startswith("/mnt/pve/"):
+        return name(place.mount_point.removeprefix("/mnt/pve/"), 40)
+    return ""
+
+
+# ---- why
+
+
+def cause_lines(member: Member, found: Evidence | None) -> list[str]:
+    """What was found out, the cause first; nothing where that is nothing."""
+    if member.kind is not Kind.STALE:
+        return []
+    lines = []
+    if member.subject.fstype.startswith("fuse") and member.cause is not Cause.DISCONNECTED:
+        lines += _fuse_line(member, found)
+    if found is None:
+        return lines
+    if found.port is not Port.NOT_ASKED and found.endpoint is not None:
+        lines.append(_port_line(member, found, found.endpoint))
+    if found.question.stacked > 1:
+        text = f"{found.question.stacked} mounts stand on this directory, one on the other"
+        lines.append(f"{text}; below it {name(found.question.below)}" if found.question.below else text)
+    ok, failing = found.question.others_ok, found.question.others_failing
+    if ok:
+        text = f"Of the same server, {count(ok, 'other mount')} {'is' if ok == 1 else 'are'} ok"
+        lines.append(text + (f", {failing} {'is' if failing == 1 else 'are'} not" if failing else ""))
+    return lines
+
+
+def _fuse_line(member: Member, found: Evidence | None) -> list[str]:
+    started = not never_started(member.stack)
+    daemons = found.daemons if found is not None else None
+    waiting = ""
+    if found is not None and found.waiting and member.cause is Cause.TIMEOUT:
+        waiting = f"; {count(found.waiting, 'request')} waiting"
+    if daemons:
+        who = " and ".join(map(_who, daemons[:MAX_DAEMONS]))
+        more = f" and {len(daemons) - MAX_DAEMONS} more" if len(daemons) > MAX_DAEMONS else ""
+        if started:
+            return [f"Served by {who}{more}{waiting}"]
+        return [f"The FUSE process never finished its start: {who}{more}"]
+    nobody = "" if daemons is None else _NO_PROCESS
+    if started:
+        return [nobody + waiting] if nobody else []
+    return [f"The FUSE process never finished its start{f', and n{nobody[1:]}' if nobody else ''}"]
+
+
+def _who(daemon: Daemon) -> str:
+    unit = f", {name(daemon.unit, 60)}" if daemon.unit else ""
+    return f"{name(daemon.comm, 20)} (pid {daemon.pid}{unit})"
+
+
+def _port_line(member: Member, found: Evidence, endpoint: Endpoint) -> str:
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    text = f"{host}:{endpoint.port} "
+    match found.port:
+        case Port.REFUSED:
+            text += "refuses connections: the machine is up, the service is not"
+        case Port.NO_ANSWER:
+            text += "does not answer"
+        case Port.UNREACHABLE:
+            text += "is unreachable"
+        case _:
+            text += "accepts connections"
+            text += ", but this mount gets no answer" if member.cause is Cause.TIMEOUT else ""
+    if found.question.place.namespace != HOST and found.question.init_pid:
+        text += f" (asked from {container_name(found.question.place.namespace)})"
+    if found.unanswered and member.cause is Cause.TIMEOUT:
+        text += f"; {count(found.unanswered, 'call')} without a reply"
+    return name(text, 200)
+
+
+# ---- what to do
+
+
+def advice(member: Member, server: str | None, found: Evidence | None = None) -> list[str]:
+    """What to do first."""
+    place = min(member.subject.places, key=place_order, default=None)
+    if place is None or name(place.mount_point, 200) != place.mount_point:
+        return []  # a command that was shortened or escaped would do something else
+    # Only the core's own words say so: a container's name for things is in no advice.
+    sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
+    if sees_disk:
+        return [f"Do: {_reboot(place)}; what it wrote there meanwhile is on the host's disk, under the mount"]
+    if member.kind is not Kind.STALE:
+        return []
+    if member.context == OLD:
+        return [f"Do: {_reboot(place)}"]
+    subject, inside, quoted = member.subject, inside_of(place), shlex.quote(place.mount_point)
+    again = _mounts_again(place, found)
+    if subject.fstype.startswith("fuse") and (lines := _fuse_advice(member, place, found)):
+        return lines
+    who = name(server) if server else "what serves it"
+    resumes = "; hard mounts resume alone" if _is_hard(member) else ""
+    match member.cause:
+        case Cause.TIMEOUT if found is not None and found.port is Port.REFUSED:
+            return [f"Do: start the {_service(subject.fstype)} service on {who}{resumes}"]
+        case Cause.TIMEOUT if found is not None and found.port is Port.REACHABLE:
+            force = "-fl" if subject.fstype in NFS else "-l"
+            return [
+                f"Do: see to the {_service(subject.fstype)} service on {who}{resumes}",
+                f"To give it up: {inside}umount {force} {quoted}; {again}",
+            ]
+        case Cause.TIMEOUT:
+            return [f"Do: revive {who}{resumes}"]
+        case Cause.STALE_HANDLE:
+            return [f"Do: {inside}umount -l {quoted}; {again}"]
+        case Cause.REFUSED:
+            return [f"Do: see on {who} whether this host may still use {name(subject.source)}"]
+        case _:
+            return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
+
+
+def _fuse_advice(member: Member, place: Place, found: Evidence | None) -> list[str]:
+    inside, quoted = inside_of(place), shlex.quote(place.mount_point)
+    abort = ""
+    if found is not None and found.waiting is not None and found.question.connection is not None:
+        # Frees whoever hangs in it; that the mount is taken away does not.
+        abort = f"echo 1 > /sys/fs/fuse/connections/{found.question.connection}/abort; "
+    if member.cause is Cause.DISCONNECTED:
+        return [f"Do: {inside}umount -l {quoted}, then start what mounts it again"]
+    if member.cause is not Cause.TIMEOUT:
+        return []
+    give_up = f"{abort}{inside}umount -l {quoted}"
+    if never_started(member.stack):
+        # Without the abort whatever looks at the mount point first would hang; fusermount3(1) does not look.
+        give_up = give_up if abort else f"{inside}fusermount3 -uz {quoted}"
+        return [f"Do: {give_up}; then start what mounts it again"]
+    daemons = found.daemons if found is not None else None
+    if daemons == ():
+        return [f"Do: {give_up}; then start what mounts it again"]
+    if not daemons:
+        return [f"Do: see to the process that serves it; to give it up: {give_up}"]
+    daemon = daemons[0]
+    # A process in a container names its unit itself: no command for the host comes of that.
+    there = daemon.system and daemon.inside == (place.namespace != HOST)
+    if there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
+        first = f"{inside}systemctl restart {shlex.quote(daemon.unit)}"
+    else:
+        first = f"see to {name(daemon.comm, 20)} (pid {daemon.pid})"
+    return [f"Do: {first}", f"To give it up: {give_up}"]
+
+
+def _is_its_own(daemon: Daemon) -> bool:
+    """Whether its unit is there for it, as far as names tell: what cron or pvestatd has mounted is in theirs."""
+    if daemon.comm == "pmxcfs":
+        return daemon.unit == "pve-cluster.service"
+    return daemon.unit.endswith(".service") and bool(daemon.comm) and daemon.comm in daemon.unit
+
+
+def _is_hard(member: Member) -> bool:
+    return member.subject.fstype in NFS and option(member.subject.options, "hard") == ""
+
+
+def _service(fstype: str) -> str:
+    return {"nfs": "NFS", "nfs4": "NFS", "cifs": "SMB", "smb3": "SMB", "ceph": "Ceph monitor"}.get(fstype, "file")
+
+
+def _mounts_again(place: Place, found: Evidence | None) -> str:
+    """What brings it back once it is unmounted: a command, or who does it by himself."""
+    quoted = shlex.quote(place.mount_point)
+    if pve_storage(place):
+        return "PVE mounts it again"
+    match found.origin if found is not None else Origin.UNKNOWN:
+        case Origin.AUTOMOUNT:
+            return "the next access mounts it again"
+        case Origin.UNIT if place.namespace == HOST and len(unit := mount_unit(place.mount_point)) <= 200:
+            return f"systemctl start {shlex.quote(unit)}"
+        case _:
+            return f"{inside_of(place)}mount {quoted}"
+
+
+def inside_of(place: Place) -> str:
+    """What runs a command in the container; nothing on the host."""
+    if place.namespace == HOST:
+        return ""
+    ctid = place.namespace.removeprefix("ct:")
+    # Proxmox numbers its containers.
+    return f"pct exec {ctid} -- " if ctid.isdecimal() else f"lxc-attach -n {shlex.quote(ctid)} -- "
+
+
+def _reboot(place: Place) -> str:
+    ctid = place.namespace.removeprefix("ct:")
+    return f"pct reboot {ctid}" if ctid.isdecimal() else f"restart the container {shlex.quote(ctid)}"

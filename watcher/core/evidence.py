@@ -1,0 +1,296 @@
+"""What was found out about one failing mount without touching it, and what there is to find out.
+
+Values and parsers only: who asks is `probing.evidence`, what people read of it is `advice`.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from watcher.core.filters import server_of
+from watcher.core.mountinfo import Tree, option, unescape
+from watcher.core.mountstats import NFS
+from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
+
+CIFS = frozenset({"cifs", "smb3"})
+MAX_ENDPOINTS = 5  # monitors of a Ceph cluster
+_CEPH_SOURCE = re.compile(r"^[^@/=]+(?=:/)")  # "mon1:6789,mon2:6789:/path", of before the new mount syntax
+
+
+class Port(enum.StrEnum):
+    """What a TCP connection to the server came to."""
+
+    NOT_ASKED = ""
+    REACHABLE = "reachable"
+    REFUSED = "refused"
+    NO_ANSWER = "no answer"
+    UNREACHABLE = "unreachable"  # no route, or a router or the neighbourhood says so
+
+
+class Origin(enum.StrEnum):
+    """Who mounts it, and so what mounts it again."""
+
+    UNKNOWN = ""
+    FSTAB = "fstab"
+    AUTOMOUNT = "automount"  # an autofs trigger stands below it
+    UNIT = "unit"  # a systemd mount unit of its own
+    PVE = "pve"
+
+
+class Endpoint(NamedTuple):
+    address: str  # numeric
+    port: int
+
+
+class Daemon(NamedTuple):
+    """The process that serves a FUSE mount."""
+
+    pid: int  # in our pid namespace
+    comm: str
+    unit: str = ""  # of systemd: "rclone.service"
+    system: bool = True  # the unit is one of the system's, not of a user's
+    inside: bool = False  # it lives in a container
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be found out, with what the mount tables tell already."""
+
+    superblock: Superblock
+    place: Place
+    endpoints: tuple[Endpoint, ...] = ()
+    init_pid: int = 0  # of the container whose own mount it is; 0: it is ours
+    stack: tuple[str, ...] = ()
+    stacked: int = 1  # mounts on this mount point
+    below: str = ""  # the one that stands directly below: "nas01:/export (nfs4)"
+    others_ok: int = 0  # other file systems of the same server that answer
+    others_failing: int = 0
+    origin: Origin = Origin.UNKNOWN
+    gone: bool = False  # whoever served it is not there any more: the kernel has said so
+
+    @property
+    def likely(self) -> tuple[str, ...]:
+        """What the process that serves a FUSE mount may be called: as its type says, or its source."""
+        if self.place.mount_point == "/etc/pve":
+            return ("pmxcfs",)
+        return self.superblock.fstype.partition(".")[2], self.superblock.source
+
+    @property
+    def connection(self) -> int | None:
+        """The number of a FUSE connection in fusectl: the minor of its anonymous device (fs/fuse/inode.c)."""
+        major, _, minor = self.superblock.device.partition(":")
+        is_fuse = self.superblock.fstype.partition(".")[0] == "fuse"
+        return int(minor) if is_fuse and major == "0" and minor.isdecimal() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the asking process has said of one question; None: it has not, or could not."""
+
+    ports: tuple[tuple[Endpoint, Port], ...] = ()
+    waiting: int | None = None
+    daemons: tuple[Daemon, ...] | None = None
+    unanswered: int | None = None
+    has_unit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of one failing mount, for the words of `advice`."""
+
+    question: Question
+    port: Port = Port.NOT_ASKED
+    endpoint: Endpoint | None = None  # the one that `port` speaks of
+    waiting: int | None = None  # requests in the FUSE connection's queues; None: not known
+    daemons: tuple[Daemon, ...] | None = None  # None: not known; (): nobody serves it
+    unanswered: int | None = None  # NFS calls sent over the present transports and not answered, retransmissions too
+    origin: Origin = Origin.UNKNOWN
+
+    @property
+    def superblock(self) -> Superblock:
+        return self.question.superblock
+
+    @property
+    def never_started(self) -> bool:
+        return never_started(self.question.stack)
+
+
+def never_started(stack: Iterable[str]) -> bool:
+    """Whether a call waits for a FUSE server that has not answered INIT.
+
+    A call in the foreground waits in fuse_get_req only until then (fs/fuse/dev.c:fuse_block_alloc); later it waits in
+    request_wait_answer.
+    """
+    names = [name.partition(".")[0] for name in stack]
+    return "fuse_get_req" in names and "request_wait_answer" not in names
+
+
+# ---- questions
+
+
+def question_of(target: MountState, states: Iterable[MountState], mounts: Sequence[Mount] = ()) -> Question:
+    """What to find out about a mount. `states`: all that are watched; `mounts`: the host's table."""
+    mount, place = target.mount, target.place
+    superblock = Superblock(mount.device, mount.root, mount.fstype, mount.source)
+    server = server_of(mount.fstype, mount.source)
+    others: dict[str, bool] = {}
+    # What a container calls a server is its own matter.
+    if server is not None and not (mount.fstype.startswith("fuse") and place.namespace != HOST):
+        for state in states:
+            other = state.mount
+            # "slow" is how one looks that begins to fail: nothing is known of it yet.
+            known = state.status in ("ok", "readonly", "stale")
+            if known and other.device != mount.device and server_of(other.fstype, other.source) == server:
+                others[other.device] = others.get(other.device, True) and state.status != "stale"
+    on_host = place.namespace == HOST
+    lower = _below(mount, mounts) if on_host else None
+    return Question(
+        superblock,
+        place,
+        endpoints_of(mount.fstype, mount.source, f"{mount.options},{mount.super_options}"),
+        init_pid=target.container.init_pid if target.container is not None else 0,
+        stack=target.stack,
+        stacked=target.stacked,
+        below=f"{lower.source} ({lower.fstype})" if lower is not None and lower.fstype != "autofs" else "",
+        others_ok=sum(others.values()),
+        others_failing=len(others) - sum(others.values()),
+        origin=_origin(place, lower),
+        gone=target.cause is Cause.DISCONNECTED,
+    )
+
+
+def _below(mount: Mount, mounts: Sequence[Mount]) -> Mount | None:
+    """The mount that this one hides."""
+    parent = next(Tree(mounts).ancestors(mount), None)
+    return parent if parent is not None and parent.mount_point == mount.mount_point else None
+
+
+def _origin(place: Place, lower: Mount | None) -> Origin:
+    if lower is not None and lower.fstype == "autofs":
+        return Origin.AUTOMOUNT
+    return Origin.PVE if place.namespace == HOST and place.mount_point.startswith("/mnt/pve/") else Origin.UNKNOWN
+
+
+def endpoints_of(fstype: str, source: str, options: str) -> tuple[Endpoint, ...]:
+    """Where its server listens, as the kernel shows the address (nfs(5), mount.cifs(8), mount.ceph(8)).
+
+    Nothing where TCP is not what it speaks, or where a name would have to be resolved.
+    """
+    if fstype in NFS:
+        if (option(options, "proto") or "tcp") not in ("tcp", "tcp6"):
+            return ()
+        return _endpoint(option(options, "addr"), option(options, "port"), 2049)
+    if fstype in CIFS:
+        return _endpoint(option(options, "addr"), option(options, "port"), 445)
+    if fstype == "ceph":
+        if listed := option(options, "mon_addr"):
+            monitors = listed.split("/")
+        else:
+            match = _CEPH_SOURCE.match(source)
+            monitors = match[0].split(",") if match else []
+        modern = (option(options, "ms_mode") or "legacy") != "legacy"
+        found: list[Endpoint] = []
+        for monitor in monitors[:MAX_ENDPOINTS]:
+            host, _, port = monitor.rpartition(":") if re.search(r"\]:\d+$|^[^:]*:\d+$", monitor) else (monitor, "", "")
+            found += _endpoint(host.strip("[]"), port, 3300 if modern else 6789)
+        return tuple(found)
+    return ()
+
+
+def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endpoint, ...]:
+    try:
+        ipaddress.ip_address(address or "")
+    except ValueError:
+        return ()
+    number = int(port) if port and port.isascii() and port.isdecimal() and len(port) < 6 else 0
+    return (Endpoint(address or "", number if 0 < number < 65536 else default),)
+
+
+# ---- what has been read
+
+
+def assemble(question: Question, findings: Findings, fstab: str = "") -> Evidence:
+    """Put together what was found, by whomever. `fstab`: its text, of the host."""
+    origin = question.origin
+    if question.place.namespace == HOST and origin is Origin.UNKNOWN:
+        if question.place.mount_point in fstab_entries(fstab):
+            origin = Origin.FSTAB
+        elif findings.has_unit:
+            origin = Origin.UNIT
+    # Of several monitors one that answers is enough.
+    best = min(findings.ports, key=lambda found: list(Port).index(found[1]), default=None)
+    return Evidence(
+        question,
+        port=best[1] if best else Port.NOT_ASKED,
+        endpoint=best[0] if best else None,
+        waiting=findings.waiting,
+        daemons=findings.daemons,
+        unanswered=findings.unanswered,
+        origin=origin,
+    )
+
+
+def fstab_entries(text: str) -> Mapping[str, str]:
+    """By mount point, the options of its line in fstab(5). Never raises."""
+    found = {}
+    for line in text.split("\n"):
+        fields = line.split()
+        if len(fields) >= 3 and not fields[0].startswith("#") and fields[1].startswith("/"):
+            point = unescape(fields[1])
+            found[point.rstrip("/") or "/"] = fields[3] if len(fields) > 3 else "defaults"
+    return found
+
+
+def unit_of(cgroup: str) -> tuple[str, bool, bool]:
+    """From /proc/<pid>/cgroup: the systemd unit of a process, if any, whether it is the system's, if in a container.
+
+    Of nested ones the innermost: what a user's service manager runs lies below user@1000.service (cgroups(7)).
+    """
+    for line in cgroup.split("\n"):
+        if line.startswith("0::") or ":name=systemd:" in line:
+            parts = line.partition(":")[2].partition(":")[2].split("/")
+            units = [part for part in parts if part.endswith((".service", ".scope"))]
+            if units:
+                inside = any(part == "lxc" or part.startswith("lxc.payload") for part in parts)
+                return units[-1], not any(part.startswith("user@") for part in units[:-1]), inside
+    return "", True, False
+
+
+def mount_unit(mount_point: str) -> str:
+    """The name of its systemd mount unit: `systemd-escape --path --suffix=mount` (systemd.unit(5))."""
+    path = "/".join(part for part in mount_point.split("/") if part)
+    if not path:
+        return "-.mount"
+    data = path.encode("utf-8", "surrogateescape")
+    safe = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_."
+    out = [
+        "-" if byte == 0x2F else chr(byte) if byte in safe and not (n == 0 and byte == 0x2E) else f"\\x{byte:02x}"
+        for n, byte in enumerate(data)
+    ]
+    return f"{''.join(out)}.mount"
+
+
+def unanswered(text: str, mount_point: str) -> int | None:
+    """NFS calls that were sent and not answered, from /proc/<pid>/mountstats; None where it does not say.
+
+    "xprt: tcp <port> <binds> <connects> <connect time> <idle time> <sends> <receives> …", one line to a connection
+    (net/sunrpc/xprtsock.c:xs_tcp_print_stats); udp has no connects and no times.
+    """
+    missing: int | None = None
+    here = False
+    for line in text.split("\n"):
+        if line.startswith("device "):
+            words = line.split(" ")
+            here = len(words) > 4 and words[2:4] == ["mounted", "on"] and unescape(words[4]) == mount_point
+            missing = None if here else missing  # of stacked ones, the last
+        elif here and (fields := line.split())[:1] == ["xprt:"]:
+            at = {"tcp": 7, "udp": 4}.get(fields[1] if len(fields) > 1 else "")
+            counts = fields[at : at + 2] if at is not None else []
+            if len(counts) == 2 and all(word.isdecimal() and len(word) < 21 for word in counts):
+                missing = (missing or 0) + max(0, int(counts[0]) - int(counts[1]))
+    return missing
