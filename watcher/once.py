@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from socket import gethostname
 from time import monotonic, time
 
 from watcher import procfs
@@ -22,6 +23,7 @@ from watcher.core.places import superblock_of
 from watcher.core.saved import Identity
 from watcher.core.schedule import sweeps_of
 from watcher.core.wording import container_name
+from watcher.expectations import Expectations
 from watcher.model import (
     HOST,
     Event,
@@ -75,7 +77,7 @@ async def check(
     children = Children()
     try:
         watched = _filter(settings, paths, timeout)
-        rules = Rules(watched, watched if paths else any_type(settings), settings.capacity.warn, capacity)
+        rules = Rules(watched, watched if paths else any_type(settings), settings.capacity.warn, 0.0, capacity)
         return await _Pass(settings, children, rules, paths, environ, progress).run()
     finally:
         children.close()
@@ -107,6 +109,7 @@ class _Pass:
         self._paths = paths
         self._progress = progress
         self._void: dict[Superblock, int] = {}
+        self._compared = False  # what is mounted with what should be
         self._news = asyncio.Event()
         self._picture = Picture(rules)
         self._state_path = settings.state.path
@@ -119,6 +122,7 @@ class _Pass:
             reader=FileReader(children),
             host_mounts=lambda: mounts,
         )
+        self._expectations = Expectations(settings, children, node=gethostname().partition(".")[0])
         self._wants_containers = settings.watch.containers
         self._prober = Prober(
             children,
@@ -134,7 +138,7 @@ class _Pass:
         self._handle(TableRead(HOST, mounts))
         await self._look_into_containers()
         self._prober.recall()
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[None]] = {asyncio.create_task(self._look_for_missing(mounts))}
         try:
             await self._settle(tasks)
         finally:
@@ -155,7 +159,7 @@ class _Pass:
 
     async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
         """Probe until every mount has a verdict, or cannot get one."""
-        while (waiting := self._unsettled()) or self._picture.capacity.unsettled():
+        while (waiting := self._unsettled()) or self._picture.capacity.unsettled() or not self._compared:
             self._news.clear()
             if rereads := self._picture.take_rereads():
                 if HOST in rereads:
@@ -175,6 +179,14 @@ class _Pass:
             for task in [t for t in tasks if t.done()]:
                 tasks.discard(task)
                 task.result()
+
+    async def _look_for_missing(self, mounts: Sequence[Mount]) -> None:
+        """While the probes are under way: a file in /etc/pve is read by a child."""
+        self._handle(await self._expectations.read(mounts, self._picture.missing.containers()))
+        if self._picture.missing.snapshot():
+            self._handle(TableRead(HOST, self._read_table()))  # one that changes while it is read can miss a line
+        self._compared = True
+        self._news.set()
 
     def _unsettled(self) -> dict[Superblock, MountState]:
         """The superblocks that may yet get a verdict, each with one of its places."""
@@ -200,7 +212,9 @@ class _Pass:
 
     def _notes(self, states: Sequence[MountState]) -> Iterator[str]:
         names = {s.place.namespace: s.container.name for s in states if s.container is not None}
-        for namespace, words in merged(self._containers.problems, self._picture.problems()).items():
+        for namespace, words in merged(
+            self._containers.problems, self._picture.problems(), self._expectations.problems
+        ).items():
             inside = namespace.startswith("ct:")
             yield f"{container_name(namespace, names.get(namespace, '')) if inside else namespace}: {words}"
 

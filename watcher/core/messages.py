@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from watcher.core.filters import literal
-from watcher.core.incident import SEES_DISK, SETTLED, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, MOUNTED, SEES_DISK, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.roster import OLD
@@ -59,7 +59,7 @@ def compose(news: News, told_down: int, sender: Sender, *, now: float, local: Lo
         more = len(_places(incident.down)) - told_down
         if topic is Topic.UPDATE and told_down and more > 0:  # none: it was over, and has begun again
             title += f" ({more} more)"
-        kind = "failure" if _is_stale(incident.down) else "warning"
+        kind = "failure" if _is_grave(incident.down) else "warning"
         return _message(title, lines, late, kind)
     lines = _ended_lines(incident)
     if topic is Topic.LATE:
@@ -115,8 +115,8 @@ def test_message(host: str, channel: str) -> Message:
 # ---- the title's parts
 
 
-def _is_stale(members: Sequence[Member]) -> bool:
-    return any(m.kind is Kind.STALE for m in members)
+def _is_grave(members: Sequence[Member]) -> bool:
+    return any(m.kind in (Kind.STALE, Kind.MISSING) for m in members)
 
 
 def _gravest(members: Sequence[Member]) -> Sequence[Member]:
@@ -129,7 +129,7 @@ def _since(members: Sequence[Member]) -> float:
 
 
 def _mark(incident: Incident) -> str:
-    return "🔴 " if _is_stale(incident.down) else "🟠 "
+    return "🔴 " if _is_grave(incident.down) else "🟠 "
 
 
 def _places(members: Sequence[Member]) -> list[tuple[Place, Member]]:
@@ -174,8 +174,8 @@ def _outcome(over: Sequence[Member]) -> tuple[str, str, str]:
     kinds = {m.kind for m in over}
     if kinds == {Kind.READONLY}:
         return "writable again", "🟢", "success"
-    if kinds == {Kind.VANISHED}:
-        return "mounted again", "🟢", "success"
+    if kinds <= BY_PLACE:
+        return "mounted" if all(m.reason == MOUNTED for m in over) else "mounted again", "🟢", "success"
     if kinds == {Kind.FULL}:
         return next((m.reason for m in over if m.reason), "no longer full"), "🟢", "success"
     return "ok", "🟢", "success"
@@ -193,7 +193,7 @@ def _problem_lines(incident: Incident, now: float, local: Local) -> list[str]:
     lines = [f"Since {_clock(_since(down), now, local)}"]
     lines += _place_lines(down, with_cause=len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1)
     first = _first(down)
-    lines.append(_source_line(first))
+    lines += [line] if (line := _source_line(first)) else []
     lines += _why(first)
     lines += _flaps(incident)
     lines += _advice(first, incident.server)
@@ -246,7 +246,8 @@ def _pve_storage(place: Place) -> str:
 
 def _source_line(member: Member) -> str:
     subject = member.subject
-    return f"{name(subject.source)}; {describe_type(subject.fstype, subject.options)}"
+    parts = (name(subject.source), describe_type(subject.fstype, subject.options))
+    return "; ".join(part for part in parts if part)
 
 
 def describe_type(fstype: str, options: str) -> str:
@@ -262,7 +263,7 @@ def describe_type(fstype: str, options: str) -> str:
 
 def _why(member: Member) -> list[str]:
     lines = []
-    if member.error and member.kind in (Kind.STALE, Kind.VANISHED):
+    if member.error and member.kind in (Kind.STALE, Kind.VANISHED, Kind.MISSING):
         text = name(member.error[:1].upper() + member.error[1:], 200)
         if member.stack:
             text += f"; hangs in {' < '.join(member.stack[:3])}"

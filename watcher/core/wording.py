@@ -89,7 +89,7 @@ def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:
     """The words in capitals for what is wrong."""
     if kind is Kind.READONLY:
         return "READ-ONLY"
-    if kind is Kind.VANISHED:
+    if kind in (Kind.VANISHED, Kind.MISSING):
         return CAUSES[Cause.VANISHED]
     if kind is Kind.FULL:
         return error.partition(":")[0].upper() or "FULL"  # "93 % full: 4.1 GiB of 58.0 GiB left"
