@@ -233,6 +233,15 @@ class ExpectedRead:
 
 
 @dataclass(frozen=True, slots=True)
+class DisksRead:
+    """What the kernel has of local disks."""
+
+    devices: frozenset[str]  # "major:minor" of each block device; empty where they cannot be seen
+    names: frozenset[str]  # "sdb1", "nvme0n1p2"
+    pools: Mapping[str, str]  # of ZFS, and the state of each: "ONLINE", "SUSPENDED"
+
+
+@dataclass(frozen=True, slots=True)
 class UseRead:
     """What has been counted by now of the calls into the NFS mounts of the host (core.mountstats), by mount point."""
 
@@ -277,6 +286,7 @@ Event = (
     | NamespaceGone
     | TableUnreadable
     | ExpectedRead
+    | DisksRead
     | UseRead
     | ProbeStarted
     | ProbeReport

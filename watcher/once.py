@@ -42,6 +42,7 @@ from watcher.probing.wedged import WedgedNotes
 from watcher.rules import any_type
 from watcher.schema import StoreError
 from watcher.settings import Settings
+from watcher.sources import mount_table
 from watcher.sources.containers import ContainerTables
 
 RETRY_ERROR = 0.5  # seconds until a fast error is tried once more
@@ -77,7 +78,14 @@ async def check(
     children = Children()
     try:
         watched = _filter(settings, paths, timeout)
-        rules = Rules(watched, watched if paths else any_type(settings), settings.capacity.warn, 0.0, capacity)
+        rules = Rules(
+            watched,
+            watched if paths else any_type(settings),
+            warn=settings.capacity.warn,
+            local=settings.watch.local and not paths,  # whoever names a mount has it asked, whatever it is
+            missing_after=0.0,
+            capacity=capacity,
+        )
         return await _Pass(settings, children, rules, paths, environ, progress).run()
     finally:
         children.close()
@@ -105,7 +113,7 @@ class _Pass:
         progress: Progress,
     ) -> None:
         self._began, self._wall = monotonic(), time()
-        self._proc = settings.paths.proc
+        self._proc, self._sys = settings.paths.proc, settings.paths.sys
         self._paths = paths
         self._progress = progress
         self._void: dict[Superblock, int] = {}
@@ -136,6 +144,10 @@ class _Pass:
         mounts = self._read_table()
         self._recall(mounts)
         self._handle(TableRead(HOST, mounts))
+        self._handle(mount_table.disks(self._proc, self._sys))
+        if self._picture.local.in_doubt:
+            self._handle(TableRead(HOST, self._read_table()))
+            self._handle(mount_table.disks(self._proc, self._sys))
         await self._look_into_containers()
         self._prober.recall()
         tasks: set[asyncio.Task[None]] = {asyncio.create_task(self._look_for_missing(mounts))}

@@ -91,6 +91,7 @@ class Watch(Section, frozen=True, kw_only=True):
         "/run/pve/import/esxi/*",
     )
     containers: Annotated[bool, boolean] = True
+    local: Annotated[bool, boolean] = True
     missing_after: Annotated[float, duration("0s", "1d")] = 30.0
 
 
@@ -296,6 +297,7 @@ class Paths(Section, frozen=True, kw_only=True):
 
     proc: Annotated[str, string(path_fault)] = "/proc"
     cgroup: Annotated[str, string(path_fault)] = "/sys/fs/cgroup"
+    sys: Annotated[str, string(path_fault)] = "/sys"
     lxc_config: Annotated[tuple[str, ...], list_of(string(path_fault), '["/var/lib/lxc"]')] = (
         "/var/lib/lxc",
         "/etc/pve/lxc",

@@ -48,6 +48,7 @@ from watcher.sources.containers import ContainerTables
 log = logging.getLogger(__name__)
 
 OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
+DISKS_EVERY = 10.0  # seconds
 GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
 _IN_WORDS = {"denied": "not checkable", "missing": "not mounted", "readonly": "read-only"}  # as `--once` has it
 
@@ -73,7 +74,7 @@ class Watching:
         self.narrator = Narrator()
         self.seen = Observations(monotonic())
         self._take_on = take
-        self._proc = settings.paths.proc
+        self._proc, self._sys = settings.paths.proc, settings.paths.sys
         self._wake, self._wanted = asyncio.Event(), asyncio.Event()
         self._containers_wanted = asyncio.Event()
         self._watching_containers: anyio.CancelScope | None = None
@@ -88,6 +89,7 @@ class Watching:
             reader=reader,
             host_mounts=lambda: self.mounts,
         )
+        self._wants_disks = settings.watch.local
         self._expectations = Expectations(settings, children, node=gethostname().partition(".")[0])
         self._want_containers(settings.watch.containers)
 
@@ -102,6 +104,7 @@ class Watching:
             self._tasks.start_soon(self._read_tables)
             self._tasks.start_soon(self._read_containers)
             self._tasks.start_soon(self._read_expectations)
+            self._tasks.start_soon(self._look_at_disks)
             self._tasks.start_soon(self._probe)
             self._tasks.start_soon(self._prober.watch_wedged)
 
@@ -114,6 +117,7 @@ class Watching:
             self.narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
         self._want_containers(settings.watch.containers)
         self._expectations.configure(settings)
+        self._wants_disks = settings.watch.local
 
     def note_problems(self) -> None:
         """Say what cannot be watched as it should be, where that is new."""
@@ -182,6 +186,16 @@ class Watching:
             for namespace in self.picture.tracker.namespaces():
                 if namespace != HOST:
                     self._handle(NamespaceGone(namespace, "no longer watched"))
+
+    async def _look_at_disks(self) -> None:
+        while True:
+            if self._wants_disks:
+                self._handle(mount_table.disks(self._proc, self._sys))
+                if self.picture.local.in_doubt:
+                    self._wanted.set()  # of the table: it may have been unmounted meanwhile
+                    await anyio.sleep(1.0)
+                    continue
+            await anyio.sleep(DISKS_EVERY)
 
     async def _read_expectations(self) -> None:
         async with aclosing(self._expectations.events(lambda: self.mounts, self.picture.missing.containers)) as events:

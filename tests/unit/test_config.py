@@ -539,7 +539,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ('[notify]\nurl_file = "/x"', "[notify] url_file: unknown key; it belongs to [[notify.channels]]"),
         (
             "[paths]\nzzz = 1",
-            "[paths] zzz: unknown key; there are proc, cgroup, lxc_config, runtime, fstab, units, storage",
+            "[paths] zzz: unknown key; there are proc, cgroup, sys, lxc_config, runtime, fstab, units, storage",
         ),
         ("[prob]\ninterval = 3", "[prob]: unknown section; did you mean [probe]?"),
         ("[[overide]]\na = 1", "[[overide]]: unknown section; did you mean [[override]]?"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from watcher.core.filters import server_of
-from watcher.core.incident import BY_PLACE, INSIDE, SEES_DISK, SETTLED, WATCHER, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, INSIDE, LOST, SEES_DISK, SETTLED, WATCHER, Condition, Incident, Member
 from watcher.model import HOST, Change, Kind, Place, Subject, Transition
 
 FLAPS, FLAP_WINDOW = 5, 600.0  # more changes than this in so many seconds: it flaps
@@ -173,7 +173,7 @@ class Incidents:
                     continue
                 there = any(place.namespace in namespaces for place in member.subject.places)
                 if member.kind in BY_PLACE and there:
-                    if not member.error.startswith(SEES_DISK):
+                    if not member.error.startswith((SEES_DISK, *LOST)):
                         continue  # still not mounted
                     ended = replace(member, condition=Condition.OK, changed=wall, flapping=False)
                 else:

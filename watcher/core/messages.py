@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from watcher.core.filters import literal
-from watcher.core.incident import BY_PLACE, MOUNTED, SEES_DISK, SETTLED, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SEES_DISK, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.roster import OLD
@@ -174,6 +174,8 @@ def _outcome(over: Sequence[Member]) -> tuple[str, str, str]:
     kinds = {m.kind for m in over}
     if kinds == {Kind.READONLY}:
         return "writable again", "🟢", "success"
+    if kinds == {Kind.VANISHED} and all(m.error.startswith(LOST) for m in over):
+        return "in order again", "🟢", "success"
     if kinds <= BY_PLACE:
         return "mounted" if all(m.reason == MOUNTED for m in over) else "mounted again", "🟢", "success"
     if kinds == {Kind.FULL}:

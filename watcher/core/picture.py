@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from watcher.core.capacity import Capacity
 from watcher.core.filters import Filter
+from watcher.core.local import Local
 from watcher.core.missing import Missing
 from watcher.core.tracker import Tracker
 from watcher.core.underneath import Underneath
@@ -34,6 +35,7 @@ class Rules(NamedTuple):
     watched: Filter
     any_type: Filter  # what may be looked at for its capacity
     warn: float = 90.0  # percent from which on a file system is full
+    local: bool = True  # whether local disks are watched
     missing_after: float = 30.0  # seconds
     capacity: bool = False  # whether anybody wants to know how full they are
 
@@ -46,6 +48,7 @@ class Picture:
         self.tracker = Tracker(rules.watched, grace_until=grace_until)
         self.capacity = Capacity(rules.watched, rules.any_type, warn=rules.warn, wanted=rules.capacity)
         self.missing = Missing(rules.watched, after=rules.missing_after, grace_until=grace_until)
+        self.local = Local(rules.watched, rules.any_type, wanted=rules.local)
         self._underneath = Underneath(rules.watched)
         self._wedged: dict[Wedged, StillWedged] = {}
 
@@ -69,6 +72,7 @@ class Picture:
             *self.tracker.handle(event, now),
             *self._underneath.handle(event, now),
             *self.missing.handle(event, now),
+            *self.local.handle(event, now),
             *self.capacity.handle(event, now),
         ]
 
@@ -78,6 +82,7 @@ class Picture:
             *self.tracker.configure(rules.watched, now),
             *self._underneath.configure(rules.watched, now),
             *self.missing.configure(rules.watched, now, after=rules.missing_after),
+            *self.local.configure(rules.watched, rules.any_type, now, wanted=rules.local),
             *self.capacity.configure(rules.watched, rules.any_type, now, warn=rules.warn, wanted=rules.capacity),
         ]
 
@@ -103,7 +108,8 @@ class Picture:
 
     def snapshot(self) -> list[MountState]:
         """Every place as it stands now."""
-        return [*self.tracker.snapshot(), *self._underneath.snapshot(), *self.missing.snapshot()]
+        parts = (self.tracker, self._underneath, self.missing, self.local)
+        return [state for part in parts for state in part.snapshot()]
 
     def problems(self) -> dict[str, str]:
         """By namespace: what is not watched, and why."""

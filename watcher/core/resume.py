@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from watcher.core.incident import BY_PLACE, SEES_DISK, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Condition, Incident, Member
 from watcher.core.saved import Known, Saved
 from watcher.model import Kind, Subject
 
@@ -39,7 +39,7 @@ def _went_at_the_end(member: Member, end: float) -> bool:
 def missed(incidents: Iterable[Incident], clock: Callable[[float], float]) -> Iterator[tuple[Subject, float]]:
     """What has vanished, and since when. `clock`: seconds since the epoch to this run's clock."""
     for member in _down(incidents, Kind.VANISHED):
-        if member.error.startswith(SEES_DISK):
+        if member.error.startswith((SEES_DISK, *LOST)):
             continue  # told from the tables alone, again
         yield member.subject, clock(member.since)
 
