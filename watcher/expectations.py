@@ -190,7 +190,7 @@ def from_settings(expect: Expect) -> Expected:
     path = texts.path_of(slash + rest) or expect.mount
     namespace = where.removesuffix(":") or HOST
     mend = texts.mount_command(path) if namespace == HOST else ""
-    return Expected(Place(namespace, path), expect.source, expect.fstype, "[[expect]]", mend, exact=True)
+    return Expected(Place(namespace, path), expect.source, expect.fstype, "[[expect]]", mend, True, expect.ro)
 
 
 def _without_links(expected: Expected, mounts: Sequence[Mount]) -> Expected:

@@ -74,6 +74,7 @@ class Expected(NamedTuple):
     origin: str  # who wants it, for people: "/etc/fstab", "PVE storage nas01"
     mend: str = ""  # what to do, for people: "mount /mnt/nas"
     exact: bool = False  # another mount in its place is not it
+    readonly: bool | None = None  # how it is meant; None: nobody says
     by_hand: bool = False  # who writes it down mounts it himself, and in his own time
 
 

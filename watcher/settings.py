@@ -101,6 +101,7 @@ class Expect(Section, frozen=True, kw_only=True):
     mount: Annotated[str, string(expected_fault)]
     source: Annotated[str, string(source_fault)] = ""
     fstype: Annotated[str, string(fstype_fault)] = ""
+    ro: Annotated[bool | None, boolean] = None
 
 
 class Probe(Section, frozen=True, kw_only=True):

@@ -635,7 +635,7 @@ def test_the_example_uncommented_is_the_same() -> None:
     assert [q.window() for q in settings.notify.quiet] == [Window(("server:nas01",), 23 * 60 + 30, 6 * 60)]
     assert settings.heartbeat == Heartbeat(url="https://hc-ping.com/YOUR-UUID")
     notify = replace(settings.notify, channels=(), quiet=())
-    assert settings.expect == (Expect(mount="/mnt/nas", source="nas01:/data", fstype="nfs4"),)
+    assert settings.expect == (Expect(mount="/mnt/nas", source="nas01:/data", fstype="nfs4", ro=False),)
     assert replace(settings, overrides=(), expect=(), heartbeat=Heartbeat(), notify=notify) == AS_EXAMPLE
 
 

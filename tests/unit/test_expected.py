@@ -46,7 +46,9 @@ def test_fstab_gives_what_is_mounted_at_boot_as_the_mount_table_will_have_it() -
 def test_fstab_says_who_wants_it_and_how_it_is_mounted() -> None:
     [found] = from_fstab(rb"//nas02/films /mnt/My\040films cifs")
     place = Place(HOST, "/mnt/My films")
-    assert found == Expected(place, "//nas02/films", "cifs", "/etc/fstab", "mount '/mnt/My films'", by_hand=True)
+    assert found == Expected(
+        place, "//nas02/films", "cifs", "/etc/fstab", "mount '/mnt/My films'", readonly=False, by_hand=True
+    )
     [inside] = from_fstab(b"a:/b /data nfs", namespace="ct:101", run="pct exec 101 -- ", where="its /etc/fstab")
     assert (inside.place, inside.mend) == (Place("ct:101", "/data"), "pct exec 101 -- mount /data")
 
@@ -217,3 +219,16 @@ def test_any_bytes_are_survived_and_give_absolute_paths(content: bytes) -> None:
     paths = [e.place.mount_point for e in found]
     paths += [path for bound in (*bound_by_pve(content), *bound_by_lxc(content)) for path in bound]
     assert all(texts.path_of(path) == path for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "readonly"),
+    [("defaults", False), ("ro", True), ("rw,ro", True), ("ro,rw", False), ("errors=remount-ro", False)],
+)
+def test_how_it_is_meant(options: str, readonly: bool) -> None:
+    [found] = from_fstab(f"nas01:/data /mnt/nas nfs {options}".encode())
+    assert found.readonly is readonly
+    [unit] = from_units([Unit("a.mount", MOUNT.replace(b"hard", options.encode()))], frozenset({"a.mount"}))
+    assert unit.readonly is readonly
+    [storage] = from_storages(f"nfs: a\n options {options}".encode(), "pve3")
+    assert storage.readonly is readonly

@@ -173,6 +173,14 @@ def test_a_container_that_stops_misses_nothing() -> None:
     assert site.inside(mount("/data")) == site.later(31) == []
 
 
+def test_a_container_may_have_it_behind_a_link() -> None:
+    wanted = Expected(Place(ARR.namespace, "/data"), "nas01:/data", "nfs", "its /etc/fstab", by_hand=True)
+    site = Site()
+    site.table(mount()), site.expect(wanted, NAS._replace(place=Place(HOST, "/mnt/link")))
+    assert site.inside(mount("/srv/data")) == []
+    assert [str(t.subject.places[0]) for t in site.later(31)] == ["/mnt/link"]
+
+
 def test_a_container_can_only_have_so_many_expectations() -> None:
     many = [Expected(Place(ARR.namespace, f"/data{n}"), "a:/b", "nfs4", "its /etc/fstab") for n in range(1000)]
     site = Site()

@@ -73,13 +73,29 @@ def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: s
             continue
         source, fstype = _of_fuse(source, fstype)
         mend = run + mount_command(path)
-        found.append(Expected(Place(namespace, path), source, _type_of(source, fstype), where, mend, by_hand=True))
+        found.append(
+            Expected(
+                Place(namespace, path),
+                source,
+                _type_of(source, fstype),
+                where,
+                mend,
+                readonly=_is_ro(options),
+                by_hand=True,
+            )
+        )
     return found[:MAX_FROM_FILE]
 
 
 def _is_on_demand(options: str) -> bool:
     words = [word.strip() for word in options.split(",")]
     return any(w in words for w in ("noauto", "x-systemd.automount", "comment=systemd.automount", "bind", "rbind"))
+
+
+def _is_ro(options: str) -> bool:
+    """Of "ro" and "rw" the last counts; without, it is for writing (mount(8))."""
+    words = [w for w in (word.strip() for word in options.split(",")) if w in ("ro", "rw")]
+    return words[-1:] == ["ro"]
 
 
 def _type_of(source: str, fstype: str) -> str:
@@ -116,7 +132,17 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
             continue
         source, fstype = _of_fuse(_unquoted(keys.get("What", "")), keys.get("Type", ""))
         mend = f"systemctl start {shlex.quote(unit.name)}"
-        found.append(Expected(Place(HOST, path), source, _type_of(source, fstype), unit.name, mend, by_hand=True))
+        found.append(
+            Expected(
+                Place(HOST, path),
+                source,
+                _type_of(source, fstype),
+                unit.name,
+                mend,
+                readonly=_is_ro(options),
+                by_hand=True,
+            )
+        )
     return found[:MAX_FROM_FILE]
 
 
@@ -171,7 +197,8 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
             quoted = shlex.quote(storage)
             mend = f"pvesm status --storage {quoted}; to do without it: pvesm set {quoted} --disable 1"
         origin = f"PVE storage {name(storage, 40)}"
-        found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend))
+        readonly = None if kind == "dir" else _is_ro(keys.get("options", ""))
+        found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend, readonly=readonly))
     return found[:MAX_FROM_FILE]
 
 

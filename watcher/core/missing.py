@@ -146,7 +146,7 @@ class Missing:
             like = _mount(expected)
             if not self._is_watched(expected, like):
                 out += self._end(place, now, "no longer watched")
-            elif _is_there(expected, mounts.get(place.mount_point)):
+            elif _is_there(expected, mounts.get(place.mount_point)) or _is_behind_a_link(expected, mounts.values()):
                 self._stood.add(place)
                 self._fresh.discard(place)
                 out += self._end(place, now, "")
@@ -223,8 +223,18 @@ def _is_there(expected: Expected, mount: Mount | None) -> bool:
         return False
     if mount.fstype == "autofs" or not expected.exact:
         return True  # a trigger mounts it when somebody comes
-    same_type = expected.fstype in ("", mount.fstype) or {expected.fstype, mount.fstype} == {"nfs", "nfs4"}
-    return same_type and expected.source in ("", mount.source)
+    return _is_of_type(expected, mount) and expected.source in ("", mount.source)
+
+
+def _is_behind_a_link(expected: Expected, mounts: Iterable[Mount]) -> bool:
+    """Whether a container has it elsewhere: links in its paths are not followed from outside."""
+    if expected.place.namespace == HOST or not expected.source or not expected.by_hand:
+        return False  # of binds many have one source
+    return any(m.source == expected.source and _is_of_type(expected, m) for m in mounts)
+
+
+def _is_of_type(expected: Expected, mount: Mount) -> bool:
+    return expected.fstype in ("", mount.fstype) or {expected.fstype, mount.fstype} == {"nfs", "nfs4"}
 
 
 def _mount(expected: Expected) -> Mount:
