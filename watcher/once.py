@@ -182,7 +182,8 @@ class _Pass:
                 continue
             for probes in sweeps_of(self._picture.start_due(monotonic())):
                 tasks.add(asyncio.create_task(self._prober.sweep(probes)))
-            self._progress([s.place for s in waiting.values()] or self._picture.capacity.unsettled())
+            if keeping := [s.place for s in waiting.values()] or self._picture.capacity.unsettled():
+                self._progress(keeping)
             try:
                 async with asyncio.timeout(LOOK_EVERY):
                     await self._news.wait()
