@@ -71,14 +71,15 @@ Answers = dict[File, bytes | OSError]
 class BatchReader:
     """Reads files in children; what still hangs in an earlier one is left alone."""
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: Children, *, limit: float = LIMIT) -> None:
         self._children = children
+        self._limit = limit
         self._hanging: dict[File, Child] = {}
 
     async def read(self, files: Sequence[File]) -> Mapping[File, bytes | OSError]:
-        """Each file's content, or why there is none."""
+        """Each file's content, or why there is none; BlockingIOError: it has not been asked."""
         self._hanging = {file: child for file, child in self._hanging.items() if not child.exited}
-        slow = TimeoutError(errno.ETIMEDOUT, f"no answer from its file system within {LIMIT:g} s")
+        slow = TimeoutError(errno.ETIMEDOUT, f"no answer from its file system within {self._limit:g} s")
         answers: Answers = {file: slow for file in files if file in self._hanging}
         for _ in range(TRIES):
             left = [file for file in files if file not in answers]
@@ -90,7 +91,8 @@ class BatchReader:
                 answers[stuck] = slow
                 if child is not None:
                     self._hanging[stuck] = child
-        return answers | {file: slow for file in files if file not in answers}
+        crowded = BlockingIOError(errno.EAGAIN, "not asked, since others hang; later again")
+        return answers | {file: crowded for file in files if file not in answers}
 
     async def _ask(self, files: Sequence[File], answers: Answers) -> Child | None:
         """Take the answers of one child in, as far as they come."""
@@ -103,7 +105,7 @@ class BatchReader:
         child.close_stdin()
         buffer, waiting = b"", list(files)[::-1]
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(self._limit):
                 while waiting and (chunk := await child.read()):
                     buffer += chunk
                     while waiting and (taken := _answer(buffer)) is not None:

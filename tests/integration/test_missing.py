@@ -20,7 +20,7 @@ from tests.integration.looking import Command, until
 from tests.integration.service import HOST, Site, toml
 from tests.integration.test_notifications import asked, matches, tell_last, titles, until_told
 from watcher.children import Children
-from watcher.reading import BatchReader, File
+from watcher.reading import TRIES, BatchReader, File
 
 pytestmark = pytest.mark.kernel
 
@@ -248,6 +248,26 @@ async def test_a_file_that_hangs_costs_the_others_nothing_and_is_not_tried_again
         assert children.survivors == 1
         hung.set(OK)
         await until(lambda: children.survivors == 0, "end of the children")
+    finally:
+        children.close()
+
+
+async def test_many_that_hang_only_delay_the_others(fuse: FuseServer, tmp_path: Path) -> None:
+    hung = []
+    for number in range(TRIES + 1):
+        (tmp_path / str(number)).mkdir()
+        hung.append(File("/fstab", fuse.mount(f"{tmp_path}/{number}", mode=HANG).mount_point))
+    (tmp_path / "plain").write_text("content")
+    plain = File(f"{tmp_path}/plain")
+    children = Children()
+    try:
+        reader = BatchReader(children, limit=0.5)
+        first = await reader.read([*hung, plain])
+        assert [type(first[file]) for file in hung] == [TimeoutError] * TRIES + [BlockingIOError]
+        assert isinstance(first[plain], BlockingIOError)
+        second = await reader.read([*hung, plain])
+        assert second[plain] == b"content"
+        assert children.survivors >= TRIES + 1
     finally:
         children.close()
 
