@@ -41,7 +41,8 @@ _SIZE_LIMIT = 1 << 22
 
 
 @lru_cache(256)  # each of 200 containers has a configuration file to be looked for
-def _is_remote(fstype: str) -> bool:
+def is_remote(fstype: str) -> bool:
+    """Whether a file system of this type may hang: one that is watched by default, or what a trigger stands for."""
     return fstype == "autofs" or any(fnmatchcase(fstype, pattern) for pattern in Watch().fstypes)
 
 
@@ -53,7 +54,7 @@ def may_hang(path: str, mounts: Sequence[Mount]) -> bool:
 
     def remote(at: str) -> bool:
         mount = mount_of(at, mounts)
-        return mount is not None and _is_remote(mount.fstype)
+        return mount is not None and is_remote(mount.fstype)
 
     at, rest, links = "/", path.split("/")[::-1], 0
     while rest:
@@ -74,6 +75,30 @@ def may_hang(path: str, mounts: Sequence[Mount]) -> bool:
         rest += link.split("/")[::-1]
         at = "/" if link.startswith("/") else at
     return False
+
+
+def resolved(path: str, mounts: Sequence[Mount]) -> str:
+    """The path without the links in it, as the mount table will have it; from the first remote mount on as it is."""
+    at, rest, links = "/", path.split("/")[::-1], 0
+    while rest:
+        name = rest.pop()
+        if name in ("", "."):
+            continue
+        step = os.path.dirname(at) if name == ".." else f"{at.rstrip('/')}/{name}"
+        mount = mount_of(step, mounts)
+        if mount is not None and is_remote(mount.fstype):
+            return "/".join([step, *(part for part in rest[::-1] if part not in ("", "."))])
+        try:
+            link = os.readlink(step)
+        except OSError:
+            at = step
+            continue
+        links += 1
+        if links > 40:  # MAXSYMLINKS
+            return path
+        rest += link.split("/")[::-1]
+        at = "/" if link.startswith("/") else at
+    return at
 
 
 class FileReader:

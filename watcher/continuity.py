@@ -47,6 +47,7 @@ class Continuity:
             incidents.shift(-ahead)  # the clock was set back meanwhile: nothing has happened in the future
         known = {i: resume.on_clock(k, self.own_clock) for i, k in saved.state.health.items()}
         self._picture.tracker.restore(known, resume.missed(incidents, self.own_clock))
+        self._picture.missing.restore(resume.missing(incidents, self.own_clock))
         self._picture.capacity.restore(resume.full(incidents, self.own_clock))
         self._saved = saved.state
         return incidents

@@ -27,6 +27,11 @@ def read_regular(path: str, limit: int) -> bytes:
     return content
 
 
+def names_in(path: str) -> list[str]:
+    """What a directory holds. Raises OSError."""
+    return os.listdir(path)  # noqa: TID251  # the caller knows that it lies on a local disk
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Replace a file by one that only we can read (0600), or leave everything as it was. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -65,6 +65,19 @@ class Superblock(NamedTuple):
     source: str
 
 
+class Expected(NamedTuple):
+    """A mount that should be there: who says so, and what is known of it beforehand."""
+
+    place: Place
+    source: str  # "" where it is not said
+    fstype: str  # as it will stand in the mount table; "" where it is not said
+    origin: str  # who wants it, for people: "/etc/fstab", "PVE storage nas01"
+    mend: str = ""  # what to do, for people: "mount /mnt/nas"
+    exact: bool = False  # another mount in its place is not it
+    readonly: bool | None = None  # how it is meant; None: nobody says
+    by_hand: bool = False  # who writes it down mounts it himself, and in his own time
+
+
 class Usage(NamedTuple):
     """Capacity in bytes, as fstatvfs(3) gives it."""
 
@@ -132,6 +145,7 @@ class Kind(enum.StrEnum):
     STALE = "stale"
     READONLY = "readonly"
     VANISHED = "vanished"
+    MISSING = "missing"  # somebody's file says that it should be mounted, and it is not
     FULL = "full"
     WATCHER = "watcher"  # the watcher itself, such as a configuration it cannot use; always told
 
@@ -212,6 +226,23 @@ class TableUnreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedRead:
+    """All that should be mounted, as the files have it now."""
+
+    expected: tuple[Expected, ...]
+    complete: bool = True  # none of the files has yet to be read for the first time
+
+
+@dataclass(frozen=True, slots=True)
+class DisksRead:
+    """What the kernel has of local disks."""
+
+    devices: frozenset[str]  # "major:minor" of each block device; empty where they cannot be seen
+    names: frozenset[str]  # "sdb1", "nvme0n1p2"
+    pools: Mapping[str, str]  # of ZFS, and the state of each: "ONLINE", "SUSPENDED"
+
+
+@dataclass(frozen=True, slots=True)
 class UseRead:
     """What has been counted by now of the calls into the NFS mounts of the host (core.mountstats), by mount point."""
 
@@ -255,6 +286,8 @@ Event = (
     TableRead
     | NamespaceGone
     | TableUnreadable
+    | ExpectedRead
+    | DisksRead
     | UseRead
     | ProbeStarted
     | ProbeReport
@@ -311,7 +344,7 @@ class Transition:
     error: str = ""  # for people: "no answer within 5 s", "Stale file handle"
     stack: tuple[str, ...] = ()
     reason: str = ""  # of GONE and LEFT: "unmounted", "container stopped"; of ENDED: "below 90 % again"
-    context: str = ""  # what other mounts say of it: "the host's own mount of it is ok"
+    context: str = ""  # what other mounts say of it: "the host's own mount of it is ok"; of MISSING: what mounts it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from socket import gethostname
 from time import monotonic, time
 
 from watcher import procfs
@@ -22,6 +23,7 @@ from watcher.core.places import superblock_of
 from watcher.core.saved import Identity
 from watcher.core.schedule import sweeps_of
 from watcher.core.wording import container_name
+from watcher.expectations import Expectations
 from watcher.model import (
     HOST,
     Event,
@@ -40,6 +42,7 @@ from watcher.probing.wedged import WedgedNotes
 from watcher.rules import any_type
 from watcher.schema import StoreError
 from watcher.settings import Settings
+from watcher.sources import mount_table
 from watcher.sources.containers import ContainerTables
 
 RETRY_ERROR = 0.5  # seconds until a fast error is tried once more
@@ -75,7 +78,14 @@ async def check(
     children = Children()
     try:
         watched = _filter(settings, paths, timeout)
-        rules = Rules(watched, watched if paths else any_type(settings), settings.capacity.warn, capacity)
+        rules = Rules(
+            watched,
+            watched if paths else any_type(settings),
+            warn=settings.capacity.warn,
+            local=settings.watch.local and not paths,  # whoever names a mount has it asked, whatever it is
+            missing_after=0.0,
+            capacity=capacity,
+        )
         return await _Pass(settings, children, rules, paths, environ, progress).run()
     finally:
         children.close()
@@ -103,10 +113,11 @@ class _Pass:
         progress: Progress,
     ) -> None:
         self._began, self._wall = monotonic(), time()
-        self._proc = settings.paths.proc
+        self._proc, self._sys = settings.paths.proc, settings.paths.sys
         self._paths = paths
         self._progress = progress
         self._void: dict[Superblock, int] = {}
+        self._compared = False  # what is mounted with what should be
         self._news = asyncio.Event()
         self._picture = Picture(rules)
         self._state_path = settings.state.path
@@ -119,6 +130,7 @@ class _Pass:
             reader=FileReader(children),
             host_mounts=lambda: mounts,
         )
+        self._expectations = Expectations(settings, children, node=gethostname().partition(".")[0])
         self._wants_containers = settings.watch.containers
         self._prober = Prober(
             children,
@@ -132,9 +144,13 @@ class _Pass:
         mounts = self._read_table()
         self._recall(mounts)
         self._handle(TableRead(HOST, mounts))
+        self._handle(mount_table.disks(self._proc, self._sys))
+        if self._picture.local.in_doubt:
+            self._handle(TableRead(HOST, self._read_table()))
+            self._handle(mount_table.disks(self._proc, self._sys))
         await self._look_into_containers()
         self._prober.recall()
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[None]] = {asyncio.create_task(self._look_for_missing(mounts))}
         try:
             await self._settle(tasks)
         finally:
@@ -155,7 +171,7 @@ class _Pass:
 
     async def _settle(self, tasks: set[asyncio.Task[None]]) -> None:
         """Probe until every mount has a verdict, or cannot get one."""
-        while (waiting := self._unsettled()) or self._picture.capacity.unsettled():
+        while (waiting := self._unsettled()) or self._picture.capacity.unsettled() or not self._compared:
             self._news.clear()
             if rereads := self._picture.take_rereads():
                 if HOST in rereads:
@@ -166,7 +182,8 @@ class _Pass:
                 continue
             for probes in sweeps_of(self._picture.start_due(monotonic())):
                 tasks.add(asyncio.create_task(self._prober.sweep(probes)))
-            self._progress([s.place for s in waiting.values()] or self._picture.capacity.unsettled())
+            if keeping := [s.place for s in waiting.values()] or self._picture.capacity.unsettled():
+                self._progress(keeping)
             try:
                 async with asyncio.timeout(LOOK_EVERY):
                     await self._news.wait()
@@ -175,6 +192,14 @@ class _Pass:
             for task in [t for t in tasks if t.done()]:
                 tasks.discard(task)
                 task.result()
+
+    async def _look_for_missing(self, mounts: Sequence[Mount]) -> None:
+        """While the probes are under way: a file in /etc/pve is read by a child."""
+        self._handle(await self._expectations.read(mounts, self._picture.missing.containers()))
+        if self._picture.missing.snapshot():
+            self._handle(TableRead(HOST, self._read_table()))  # one that changes while it is read can miss a line
+        self._compared = True
+        self._news.set()
 
     def _unsettled(self) -> dict[Superblock, MountState]:
         """The superblocks that may yet get a verdict, each with one of its places."""
@@ -200,7 +225,9 @@ class _Pass:
 
     def _notes(self, states: Sequence[MountState]) -> Iterator[str]:
         names = {s.place.namespace: s.container.name for s in states if s.container is not None}
-        for namespace, words in merged(self._containers.problems, self._picture.problems()).items():
+        for namespace, words in merged(
+            self._containers.problems, self._picture.problems(), self._expectations.problems
+        ).items():
             inside = namespace.startswith("ct:")
             yield f"{container_name(namespace, names.get(namespace, '')) if inside else namespace}: {words}"
 

@@ -102,9 +102,9 @@ def _entry(state: MountState, findings: Findings) -> dict[str, Any]:
         "proxmox_managed": state.place.namespace == HOST and mount.mount_point.startswith("/mnt/pve/"),
         **_inside(state.place, state.container),
         **_sizes(state.usage),
-        "device": mount.device,
+        "device": mount.device or None,  # of what is missing there is none
         "root": printable(mount.root),
-        "mount_id": mount.mount_id,
+        "mount_id": mount.mount_id or None,
         "server": (lambda server: printable(server) if server else None)(server_of(mount.fstype, mount.source)),
         "latency_seconds": state.latency,
         "since": _utc(state.since + findings.clock_offset) if state.since is not None else None,

@@ -1,8 +1,9 @@
 """Blocking reads of procfs: the one place that has them.
 
 Only what cannot wait for another process's memory or for a file system is read here: mountinfo,
-mountstats, stat, task, children, comm, status, ns, cgroup, and the stack of our own children; and cgroup.events of
-cgroupfs, which lies in memory, too. Not cmdline, environ or maps.
+mountstats, stat, task, children, comm, status, ns, cgroup, and the stack of our own children; and what lies in memory,
+too: cgroup.events of cgroupfs, the names of block devices in sysfs, the states of ZFS pools. Not cmdline, environ or
+maps.
 """
 
 from __future__ import annotations
@@ -93,6 +94,37 @@ def boot_id(proc: str) -> str:
         return read(f"{proc}/sys/kernel/random/boot_id").decode("ascii", "replace").strip()
     except OSError:
         return ""
+
+
+# ---- local disks
+
+
+def block_devices(sys: str) -> frozenset[str]:
+    """ "major:minor" of each; empty where sysfs is not to be seen."""
+    return _listed(f"{sys}/dev/block")
+
+
+def block_names(sys: str) -> frozenset[str]:
+    """ "sda1" and the like."""
+    return _listed(f"{sys}/class/block")
+
+
+def zfs_pools(proc: str) -> dict[str, str]:
+    """The state of each pool ("ONLINE", "SUSPENDED"): OpenZFS's kstat answers from memory, also for one that hangs."""
+    states = {}
+    for pool in _listed(f"{proc}/spl/kstat/zfs"):
+        try:
+            states[pool] = read_short(f"{proc}/spl/kstat/zfs/{pool}/state").decode("ascii", "replace").strip()
+        except OSError:
+            continue  # no pool; or exported meanwhile
+    return states
+
+
+def _listed(path: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(path))
+    except OSError:
+        return frozenset()
 
 
 # ---- other processes, and control groups

@@ -14,6 +14,8 @@ def rules_of(settings: Settings) -> Rules:
         filter_of(settings),
         any_type(settings),
         warn=settings.capacity.warn,
+        local=settings.watch.local,
+        missing_after=settings.watch.missing_after,
         capacity=Kind.FULL in settings.notify.on,
     )
 

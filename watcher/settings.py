@@ -19,6 +19,7 @@ from watcher.values import (
     boolean,
     credential_fault,
     duration,
+    expected_fault,
     format_duration,
     fstype_fault,
     http_fault,
@@ -33,6 +34,7 @@ from watcher.values import (
     show_only_fault,
     shown,
     socket_fault,
+    source_fault,
     string,
     time_of_day,
     url_fault,
@@ -89,6 +91,17 @@ class Watch(Section, frozen=True, kw_only=True):
         "/run/pve/import/esxi/*",
     )
     containers: Annotated[bool, boolean] = True
+    local: Annotated[bool, boolean] = True
+    missing_after: Annotated[float, duration("0s", "1d")] = 30.0
+
+
+class Expect(Section, frozen=True, kw_only=True):
+    """A mount that should be there, whoever mounts it; "" where a key is not given."""
+
+    mount: Annotated[str, string(expected_fault)]
+    source: Annotated[str, string(source_fault)] = ""
+    fstype: Annotated[str, string(fstype_fault)] = ""
+    ro: Annotated[bool | None, boolean] = None
 
 
 class Probe(Section, frozen=True, kw_only=True):
@@ -225,7 +238,7 @@ HASTY_REPEAT = 300.0  # seconds
 class Notify(Section, frozen=True, kw_only=True):
     """What is told, and to whom. Durations in seconds."""
 
-    on: Annotated[tuple[Kind, ...], list_of(kind, '["stale"]')] = (Kind.STALE,)
+    on: Annotated[tuple[Kind, ...], list_of(kind, '["stale"]')] = (Kind.STALE, Kind.MISSING)
     group_wait: Annotated[float, duration("0s", "10m")] = 3.0
     repeat_interval: Annotated[float, duration("0s", "30d")] = 0.0
     max_age: Annotated[float, duration("1m", "30d")] = 86400.0
@@ -285,17 +298,25 @@ class Paths(Section, frozen=True, kw_only=True):
 
     proc: Annotated[str, string(path_fault)] = "/proc"
     cgroup: Annotated[str, string(path_fault)] = "/sys/fs/cgroup"
+    sys: Annotated[str, string(path_fault)] = "/sys"
     lxc_config: Annotated[tuple[str, ...], list_of(string(path_fault), '["/var/lib/lxc"]')] = (
         "/var/lib/lxc",
         "/etc/pve/lxc",
     )
     runtime: Annotated[str, string(path_fault)] = "/run/mountwatch"
+    fstab: Annotated[str, string(path_fault)] = "/etc/fstab"
+    units: Annotated[tuple[str, ...], list_of(string(path_fault), '["/etc/systemd/system"]')] = (
+        "/etc/systemd/system",
+        "/run/systemd/system",
+    )
+    storage: Annotated[str, string(path_fault)] = "/etc/pve/storage.cfg"
 
 
 class Settings(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     watch: Watch = Watch()
+    expect: tuple[Expect, ...] = ()
     probe: Probe = Probe()
     overrides: tuple[Override, ...] = msgspec.field(default=(), name="override")
     capacity: Capacity = Capacity()

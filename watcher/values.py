@@ -24,6 +24,7 @@ _PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%")
 _TOLD_ON_REQUEST: Final = tuple(kind for kind in Kind if kind is not Kind.WATCHER)  # that one always is
 _TIME_OF_DAY: Final = re.compile(r"([0-9]{1,2}):([0-9]{2})")
 _HTTP: Final = re.compile(r"https?://[^/?#\s]+(?:[/?#]\S*)?", re.IGNORECASE)
+_EXPECTED: Final = re.compile(r"(?:host:|ct:[^:/]+:)?(/.*)", re.DOTALL)
 _SOCKET_PATH: Final = 107  # bytes (unix(7))
 _SHOWN: Final = 40  # characters of a value in a message
 
@@ -247,6 +248,17 @@ def mount_fault(pattern: str) -> str | None:
         hint = ' (a server is written "server:nas01")' if ":" in pattern else ""
         return f'{shown(pattern)} matches no mount; mount points begin with "/", as in "/mnt/*"{hint}'
     return None
+
+
+def expected_fault(text: str) -> str | None:
+    where = _EXPECTED.fullmatch(text)
+    if "\0" in text or where is None or ".." in where[1].split("/"):
+        return f'{shown(text)} is no mount point; write one such as "/mnt/nas", or "ct:101:/data" for a container\'s'
+    return None
+
+
+def source_fault(source: str) -> str | None:
+    return None if "\0" not in source else "holds a NUL character, which no source does; remove it"
 
 
 def show_only_fault(pattern: str) -> str | None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from socket import gethostname
 from time import monotonic
 
 import anyio
@@ -21,6 +22,7 @@ from watcher.core.picture import Picture, merged
 from watcher.core.schedule import sweeps_of
 from watcher.core.vitals import Observations
 from watcher.core.wording import count
+from watcher.expectations import Expectations
 from watcher.model import (
     HOST,
     Event,
@@ -46,6 +48,7 @@ from watcher.sources.containers import ContainerTables
 log = logging.getLogger(__name__)
 
 OVERSLEPT = 1.0  # seconds behind the plan: then it is we who were not there
+DISKS_EVERY = 10.0  # seconds
 GATHER = 0.01  # seconds: a sweep's reports come in bursts, and each look at what is due costs
 _IN_WORDS = {"denied": "not checkable", "missing": "not mounted", "readonly": "read-only"}  # as `--once` has it
 
@@ -71,7 +74,7 @@ class Watching:
         self.narrator = Narrator()
         self.seen = Observations(monotonic())
         self._take_on = take
-        self._proc = settings.paths.proc
+        self._proc, self._sys = settings.paths.proc, settings.paths.sys
         self._wake, self._wanted = asyncio.Event(), asyncio.Event()
         self._containers_wanted = asyncio.Event()
         self._watching_containers: anyio.CancelScope | None = None
@@ -86,6 +89,8 @@ class Watching:
             reader=reader,
             host_mounts=lambda: self.mounts,
         )
+        self._wants_disks = settings.watch.local
+        self._expectations = Expectations(settings, children, node=gethostname().partition(".")[0])
         self._want_containers(settings.watch.containers)
 
     def begin(self) -> None:
@@ -98,6 +103,8 @@ class Watching:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._read_tables)
             self._tasks.start_soon(self._read_containers)
+            self._tasks.start_soon(self._read_expectations)
+            self._tasks.start_soon(self._look_at_disks)
             self._tasks.start_soon(self._probe)
             self._tasks.start_soon(self._prober.watch_wedged)
 
@@ -109,10 +116,12 @@ class Watching:
         for namespace, places in before:
             self.narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
         self._want_containers(settings.watch.containers)
+        self._expectations.configure(settings)
+        self._wants_disks = settings.watch.local
 
     def note_problems(self) -> None:
         """Say what cannot be watched as it should be, where that is new."""
-        self.narrator.problems(merged(self._containers.problems, self.picture.problems()))
+        self.narrator.problems(merged(self._containers.problems, self.picture.problems(), self._expectations.problems))
 
     def summary(self) -> str:
         """How many there are, and how they are, in one line."""
@@ -138,6 +147,8 @@ class Watching:
         if isinstance(event, TableRead | NamespaceGone):
             if event.namespace == HOST and isinstance(event, TableRead):
                 self.mounts = event.mounts
+            if event.namespace != HOST and event.namespace not in self.picture.tracker.namespaces():
+                self._expectations.wanted.set()
             before = self.picture.tracker.places(event.namespace)
             self._take(self.picture.handle(event, now), now)
             why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
@@ -175,6 +186,21 @@ class Watching:
             for namespace in self.picture.tracker.namespaces():
                 if namespace != HOST:
                     self._handle(NamespaceGone(namespace, "no longer watched"))
+
+    async def _look_at_disks(self) -> None:
+        while True:
+            if self._wants_disks:
+                self._handle(mount_table.disks(self._proc, self._sys))
+                if self.picture.local.in_doubt:
+                    self._wanted.set()  # of the table: it may have been unmounted meanwhile
+                    await anyio.sleep(1.0)
+                    continue
+            await anyio.sleep(DISKS_EVERY)
+
+    async def _read_expectations(self) -> None:
+        async with aclosing(self._expectations.events(lambda: self.mounts, self.picture.missing.containers)) as events:
+            async for event in events:
+                self._handle(event)
 
     def _want_containers(self, wanted: bool) -> None:
         if wanted:

@@ -23,6 +23,7 @@ from watcher.secrets import SecretError, check_permissions, describe, resolve_ur
 from watcher.settings import (
     Capacity,
     Channel,
+    Expect,
     Heartbeat,
     Notify,
     Override,
@@ -63,6 +64,13 @@ def test_values_arrive() -> None:
         include = ["/mnt/*", "server:nas01", "ct:101:/x", "host:/y", "?a", "[ab]"]
         show_only = ["fuse.x", "/mnt/z"]
         containers = false
+        missing_after = "2m"
+        [[expect]]
+        mount = "/mnt/nas"
+        [[expect]]
+        mount = "ct:101:/data"
+        source = "nas01:/data"
+        fstype = "nfs4"
         [probe]
         interval = "1m30s"
         [[override]]
@@ -104,6 +112,11 @@ def test_values_arrive() -> None:
     assert settings.watch.include == ("/mnt/*", "server:nas01", "ct:101:/x", "host:/y", "?a", "[ab]")
     assert settings.watch.exclude == ()
     assert settings.watch.containers is False
+    assert settings.watch.missing_after == 120.0
+    assert settings.expect == (
+        Expect(mount="/mnt/nas"),
+        Expect(mount="ct:101:/data", source="nas01:/data", fstype="nfs4"),
+    )
     assert settings.probe == Probe(interval=90.0)
     assert [o.mounts for o in settings.overrides] == [("/mnt/wan/*",), ("/mnt/slow",)]
     assert [o.changes() for o in settings.overrides] == [{"timeout": 15.0, "alarm_after": 120.0}, {"interval": 300.0}]
@@ -193,7 +206,7 @@ def test_durations_survive_the_round_trip(milliseconds: int) -> None:
 # ---- what is refused
 
 WHOLE = "(or ms, m, h, d)"
-ONE_OF = 'none of "stale", "readonly", "vanished", "full"'
+ONE_OF = 'none of "stale", "readonly", "vanished", "missing", "full"'
 NO_PERCENTAGE = 'is not a percentage; write one from "1%" to "100%", such as "90%"'
 DAYS = '"mon", "tue", "wed", "thu", "fri", "sat", "sun"'
 NOTHING = "is empty, so nothing would be watched; leave it out for the default"
@@ -416,6 +429,16 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
             "[heartbeat]: has url and url_file; keep one of them",
         ),
         ('[heartbeat]\ninterval = "1s"', '[heartbeat] interval: "1s" is too short; write at least 5s'),
+        # what should be mounted
+        *(
+            (
+                f'[[expect]]\nmount = "{text}"',
+                f'expect[1].mount: "{text}" is no mount point; write one such as "/mnt/nas", '
+                'or "ct:101:/data" for a container\'s',
+            )
+            for text in ("mnt", "/mnt/../x", "server:nas01", "ct:/x", "ct:101")
+        ),
+        ('[[expect]]\nsource = "nas01:/x"', "expect[1]: has no mount; add one"),
         # paths
         (
             '[state]\npath = "state.db"',
@@ -514,7 +537,10 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ("[watch]\nmax_age = 1", "[watch] max_age: unknown key; it belongs to [notify]"),
         ('timeout = "1s"', "timeout: unknown key; it belongs to [probe]"),
         ('[notify]\nurl_file = "/x"', "[notify] url_file: unknown key; it belongs to [[notify.channels]]"),
-        ("[paths]\nzzz = 1", "[paths] zzz: unknown key; there are proc, cgroup, lxc_config, runtime"),
+        (
+            "[paths]\nzzz = 1",
+            "[paths] zzz: unknown key; there are proc, cgroup, sys, lxc_config, runtime, fstab, units, storage",
+        ),
         ("[prob]\ninterval = 3", "[prob]: unknown section; did you mean [probe]?"),
         ("[[overide]]\na = 1", "[[overide]]: unknown section; did you mean [[override]]?"),
         (
@@ -523,8 +549,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ),
         (
             "[x]",
-            "[x]: unknown section; there are [watch], [probe], [[override]], [capacity], [notify], [status], "
-            "[heartbeat], [state], [paths]",
+            "[x]: unknown section; there are [watch], [[expect]], [probe], [[override]], [capacity], [notify], "
+            "[status], [heartbeat], [state], [paths]",
         ),
         (
             '[[override]]\nmounts = ["/x"]\ntimeout = "1s"\nmax_age = "3s"',
@@ -575,7 +601,7 @@ def test_what_works_but_hardly_as_meant_is_a_warning_even_when_strict(text: str,
 # ---- config.example.toml
 
 
-LISTS = ("override", "notify.channels", "notify.quiet")
+LISTS = ("override", "expect", "notify.channels", "notify.quiet")
 
 
 def uncommented(text: str) -> str:
@@ -594,7 +620,7 @@ def members(kind: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 # What the example has in force: the default would miss a container that fills the disk under a mount.
-AS_EXAMPLE = replace(Settings(), notify=Notify(on=(Kind.STALE, Kind.VANISHED)))
+AS_EXAMPLE = replace(Settings(), notify=Notify(on=(Kind.STALE, Kind.MISSING, Kind.VANISHED)))
 
 
 def test_the_example_as_it_is_also_tells_what_has_vanished_and_changes_nothing_else() -> None:
@@ -609,7 +635,8 @@ def test_the_example_uncommented_is_the_same() -> None:
     assert [q.window() for q in settings.notify.quiet] == [Window(("server:nas01",), 23 * 60 + 30, 6 * 60)]
     assert settings.heartbeat == Heartbeat(url="https://hc-ping.com/YOUR-UUID")
     notify = replace(settings.notify, channels=(), quiet=())
-    assert replace(settings, overrides=(), heartbeat=Heartbeat(), notify=notify) == AS_EXAMPLE
+    assert settings.expect == (Expect(mount="/mnt/nas", source="nas01:/data", fstype="nfs4", ro=False),)
+    assert replace(settings, overrides=(), expect=(), heartbeat=Heartbeat(), notify=notify) == AS_EXAMPLE
 
 
 def test_the_example_shows_every_key_once_outside_of_lists() -> None:

@@ -249,3 +249,24 @@ def test_mounts_without_a_server_that_die_together_are_one_incident() -> None:
     inside = subject(place("/mnt/x", "ct:101"), source="other:", fstype="fuse.rclone", device="0:100")
     incidents.apply(transition(Change.BEGAN, inside, at=10.0), now=10.0, wall=10.0)
     assert [len(i.down) for i in incidents.open] == [60, 1, 1]
+
+
+@pytest.mark.parametrize("first", [Kind.VANISHED, Kind.MISSING])
+def test_vanished_and_missing_are_one_matter(first: Kind) -> None:
+    second = Kind.MISSING if first is Kind.VANISHED else Kind.VANISHED
+    incidents, wanted = Incidents(), subject("/mnt/a", source="nas01:/a", device="")
+    about = {Kind.VANISHED: A, Kind.MISSING: wanted}
+    assert apply(incidents, transition(Change.BEGAN, about[first], at=1.0, kind=first)) is not None
+    assert apply(incidents, transition(Change.BEGAN, about[second], at=31.0, kind=second)) is None
+    assert apply(incidents, transition(Change.ENDED, about[second], at=60.0, kind=second)) is None
+    assert conditions(apply(incidents, transition(Change.ENDED, about[first], at=61.0, kind=first))) == [OK]
+    # Elsewhere it is another matter.
+    apply(incidents, transition(Change.BEGAN, A, at=70.0, kind=Kind.VANISHED))
+    other = subject("/mnt/b", source="nas01:/a", device="")
+    assert apply(incidents, transition(Change.BEGAN, other, at=71.0, kind=Kind.MISSING)) is not None
+
+
+def test_what_a_container_lacks_is_grouped_by_the_container() -> None:
+    inside = subject(Place("ct:101", "/a"), source="nas01:/a")
+    assert group_of(inside, Kind.MISSING) == ("missing in ct:101", None)
+    assert group_of(A, Kind.MISSING) == ("server nas01", "nas01")

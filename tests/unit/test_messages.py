@@ -233,6 +233,35 @@ def test_what_is_late_says_so(now: str, late: bool) -> None:
     assert ("Told late: Telegram unreachable from 02:10 on" in message.body.splitlines()) is late
 
 
+def test_what_is_missing_says_who_wants_it_and_what_mounts_it() -> None:
+    wanted = member(
+        NAS01,
+        kind=Kind.MISSING,
+        cause=Cause.VANISHED,
+        error="not mounted; PVE storage nas01 wants it",
+        context="Do: pvesm status --storage nas01",
+    )
+    alarm = told(Topic.PROBLEM, incident(wanted))
+    assert (alarm.type, alarm.title) == ("failure", "🔴 pve3: /mnt/pve/nas01 NOT MOUNTED")
+    lines = alarm.body.splitlines()
+    assert lines[3:5] == ["Not mounted; PVE storage nas01 wants it", "Do: pvesm status --storage nas01"]
+    for reason, words in (("mounted", "mounted"), ("", "mounted again")):
+        over = replace(wanted, condition=OK, changed=clock("02:30:07"), reason=reason)
+        end = told(Topic.RECOVERED, incident(over), now="02:30:08")
+        assert end.title == f"🟢 pve3: /mnt/pve/nas01 {words} after 20 min (02:10–02:30)"
+
+
+def test_a_disk_that_is_gone_and_a_pool_that_goes_on() -> None:
+    usb = Subject(Superblock("8:17", "/", "ext4", "/dev/sdb1"), (Place("host", "/mnt/usb"),), "rw")
+    gone = member(usb, kind=Kind.VANISHED, cause=Cause.VANISHED, error="its disk is gone: /dev/sdb1")
+    assert told(Topic.PROBLEM, incident(gone, server=None)).title == "🟠 pve3: /mnt/usb DISK GONE"
+    pool = member(
+        usb, OK, kind=Kind.VANISHED, cause=Cause.VANISHED, error="its ZFS pool is suspended: t", changed="02:30:07"
+    )
+    end = told(Topic.RECOVERED, incident(pool, server=None), now="02:30:08")
+    assert end.title == "🟢 pve3: /mnt/usb in order again after 20 min (02:10–02:30)"
+
+
 def test_readonly_and_vanished_are_warnings() -> None:
     readonly = told(Topic.PROBLEM, incident(member(NAS01, kind=Kind.READONLY, cause=None, error="became read-only")))
     vanished = told(
@@ -576,7 +605,7 @@ ERRORS += ["Transport endpoint is not connected (ENOTCONN)", "answers with an im
 times = st.floats(clock("2026-01-01"), clock("2026-12-31"))
 members = st.builds(
     Member,
-    st.sampled_from([Kind.STALE, Kind.STALE, Kind.READONLY, Kind.VANISHED]),
+    st.sampled_from([Kind.STALE, Kind.STALE, Kind.READONLY, Kind.VANISHED, Kind.MISSING]),
     subjects,
     st.sampled_from([c for c in Condition if c is not Condition.FLAPPING]),
     times,

@@ -29,6 +29,8 @@ from watcher.model import (
     HOST,
     Cause,
     Change,
+    Expected,
+    ExpectedRead,
     Kind,
     NamespaceGone,
     Pace,
@@ -776,6 +778,35 @@ def test_readonly_and_unmounted() -> None:
     loop.mounted()
     loop.run(1)
     assert RO[2] in loop.changes()
+
+
+WANTED = Expected(place(), "nas01:/data", "nfs4", "/etc/fstab", readonly=False)
+READONLY_MOUNT = mount(options="ro,relatime", super_options="ro,vers=4.2")
+
+
+def test_readonly_though_it_is_wanted_for_writing_whichever_is_known_first() -> None:
+    loop = watch(READONLY_MOUNT)
+    loop.run(5)
+    assert loop.changes() == []
+    loop.handle(ExpectedRead((WANTED,)))
+    assert loop.changes() == [(Kind.READONLY, Change.BEGAN)]
+    assert loop.states()["/mnt/nas"].unexpected_readonly
+    loop.handle(ExpectedRead((WANTED._replace(readonly=True),)))
+    assert loop.changes()[1:] == [(Kind.READONLY, Change.GONE)]  # not "writable again"
+    assert loop.transitions[-1].reason == "meant to be read-only"
+
+    loop = watch()
+    loop.handle(ExpectedRead((WANTED,)))
+    loop.mounted(READONLY_MOUNT)
+    assert loop.changes() == [(Kind.READONLY, Change.BEGAN)]
+
+
+def test_what_is_meant_to_be_readonly_or_not_said_is_only_shown() -> None:
+    for meant in (True, None):
+        loop = watch(READONLY_MOUNT)
+        loop.handle(ExpectedRead((WANTED._replace(readonly=meant),)))
+        loop.run(5)
+        assert loop.changes() == []
 
 
 # ---- shown only, other rules

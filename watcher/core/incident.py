@@ -14,10 +14,16 @@ from watcher.model import HOST, Cause, Kind, Place, Subject, Superblock
 INSIDE = " in ct:"  # in the group of what a container serves itself
 MAX_LEFT = 64  # places of which it is remembered that a dead mount has left them
 SEES_DISK = "sees the disk"  # how the error begins of a container that does, in place of a mount
+DISK_GONE = "its disk is gone"  # how the error begins of what is still mounted, but has lost what it lay on
+POOL_SUSPENDED = "its ZFS pool is suspended"
+LOST = (DISK_GONE, POOL_SUSPENDED)
+MOUNTED = "mounted"  # why it ends that something is missing that never stood before
 WATCHER = "watcher"  # how the groups begin of what concerns the watcher itself
 CHANNEL = "channel "  # how the source begins of a channel that cannot be told
 
 SETTLED = 600.0  # seconds without a change after which what flapped does so no more
+
+BY_PLACE = frozenset({Kind.VANISHED, Kind.MISSING})  # what is so at one place; all else holds wherever it stands
 
 MemberKey = tuple[Kind, Superblock, tuple[Place, ...]]
 
@@ -53,8 +59,7 @@ class Member:
 
     @property
     def key(self) -> MemberKey:
-        # What has vanished did so at one place; everything else holds for all places of the superblock.
-        by_place = self.kind is Kind.VANISHED or self.split_from is not None
+        by_place = self.kind in BY_PLACE or self.split_from is not None
         return self.kind, self.subject.superblock, self.subject.places if by_place else ()
 
     @property
@@ -127,7 +132,7 @@ class Incident:
         else:
             taken = replace(member, slot=slot)
             members = tuple(taken if m.slot == slot else m for m in self.members)
-        if member.condition is Condition.DOWN and member.kind is not Kind.VANISHED:
+        if member.condition is Condition.DOWN and member.kind not in BY_PLACE:
             members = tuple(kept for m in members if (kept := m.without(member.subject.places)) is not None)
         return replace(self, members=members).as_of(now)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from watcher.core.filters import server_of
-from watcher.core.incident import INSIDE, SEES_DISK, SETTLED, WATCHER, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, INSIDE, LOST, SEES_DISK, SETTLED, WATCHER, Condition, Incident, Member
 from watcher.model import HOST, Change, Kind, Place, Subject, Transition
 
 FLAPS, FLAP_WINDOW = 5, 600.0  # more changes than this in so many seconds: it flaps
@@ -33,6 +33,9 @@ def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
         return f"{WATCHER} {subject.source}", None  # each with its own end
     server = server_of(subject.fstype, subject.source)
     inside = {p.namespace for p in subject.places}
+    if kind is Kind.MISSING and len(inside) == 1 and HOST not in inside:
+        # A container's own files may name whatever server they like.
+        return f"missing{INSIDE}{inside.pop().removeprefix('ct:')}", None
     if subject.fstype.startswith("fuse") and len(inside) == 1 and HOST not in inside:
         # One message for all that a container serves itself, whatever it calls that.
         return f"{'full' if kind is Kind.FULL else 'fuse'}{INSIDE}{inside.pop().removeprefix('ct:')}", None
@@ -51,7 +54,7 @@ def _turns_of(transition: Transition, group: str) -> tuple[str, ...]:
     subject = transition.subject
     _, root, fstype, source = subject.superblock
     # Several FUSE mounts may name one source: each is counted for itself.
-    where = [str(p) for p in (subject.places if transition.kind is Kind.VANISHED else sorted(subject.places)[:1])]
+    where = [str(p) for p in (subject.places if transition.kind in BY_PLACE else sorted(subject.places)[:1])]
     return transition.kind, root, fstype, source, group if INSIDE in group else "", *where
 
 
@@ -117,8 +120,10 @@ class Incidents:
             context=transition.context,
         )
         match transition.change:
+            case Change.BEGAN if self._is_told_otherwise(member):
+                changed: Incident | None = None
             case Change.BEGAN | Change.RESUMED:
-                changed: Incident | None = self._resumed(member, at) or self._began(member, at)
+                changed = self._resumed(member, at) or self._began(member, at)
             case Change.JOINED:
                 changed = self._joined(member, at)
             case Change.LEFT:
@@ -132,6 +137,14 @@ class Incidents:
             self._confirm(changed)
             self._all[changed.number] = changed
         return changed
+
+    def _is_told_otherwise(self, member: Member) -> bool:
+        """Whether it is told already that nothing is mounted there: vanished, and missing, are one matter."""
+        return member.kind in BY_PLACE and any(
+            old.kind in BY_PLACE and old.kind is not member.kind and old.held_all_of(member)
+            for incident in self.open
+            for old in incident.failing
+        )
 
     def is_unconfirmed(self, incident: Incident) -> bool:
         """Whether some of it was down when an earlier run ended, and nobody knows how it stands now."""
@@ -159,8 +172,8 @@ class Incidents:
                 if incident is None or member.slot != slot:
                     continue
                 there = any(place.namespace in namespaces for place in member.subject.places)
-                if member.kind is Kind.VANISHED and there:
-                    if not member.error.startswith(SEES_DISK):
+                if member.kind in BY_PLACE and there:
+                    if not member.error.startswith((SEES_DISK, *LOST)):
                         continue  # still not mounted
                     ended = replace(member, condition=Condition.OK, changed=wall, flapping=False)
                 else:

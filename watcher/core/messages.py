@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from watcher.core.advice import advice, cause_lines, pve_storage
 from watcher.core.evidence import Evidence
 from watcher.core.filters import literal
-from watcher.core.incident import SETTLED, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.wording import cause_words, count, duration, name, place_name, place_order
@@ -63,7 +63,7 @@ def compose(
         more = len(_places(incident.down)) - told_down
         if topic is Topic.UPDATE and told_down and more > 0:  # none: it was over, and has begun again
             title += f" ({more} more)"
-        kind = "failure" if _is_stale(incident.down) else "warning"
+        kind = "failure" if _is_grave(incident.down) else "warning"
         return _message(title, lines, late, kind)
     lines = _ended_lines(incident, found)
     if topic is Topic.LATE:
@@ -119,8 +119,8 @@ def test_message(host: str, channel: str) -> Message:
 # ---- the title's parts
 
 
-def _is_stale(members: Sequence[Member]) -> bool:
-    return any(m.kind is Kind.STALE for m in members)
+def _is_grave(members: Sequence[Member]) -> bool:
+    return any(m.kind in (Kind.STALE, Kind.MISSING) for m in members)
 
 
 def _gravest(members: Sequence[Member]) -> Sequence[Member]:
@@ -133,7 +133,7 @@ def _since(members: Sequence[Member]) -> float:
 
 
 def _mark(incident: Incident) -> str:
-    return "🔴 " if _is_stale(incident.down) else "🟠 "
+    return "🔴 " if _is_grave(incident.down) else "🟠 "
 
 
 def _places(members: Sequence[Member]) -> list[tuple[Place, Member]]:
@@ -178,8 +178,10 @@ def _outcome(over: Sequence[Member]) -> tuple[str, str, str]:
     kinds = {m.kind for m in over}
     if kinds == {Kind.READONLY}:
         return "writable again", "🟢", "success"
-    if kinds == {Kind.VANISHED}:
-        return "mounted again", "🟢", "success"
+    if kinds == {Kind.VANISHED} and all(m.error.startswith(LOST) for m in over):
+        return "in order again", "🟢", "success"
+    if kinds <= BY_PLACE:
+        return "mounted" if all(m.reason == MOUNTED for m in over) else "mounted again", "🟢", "success"
     if kinds == {Kind.FULL}:
         return next((m.reason for m in over if m.reason), "no longer full"), "🟢", "success"
     return "ok", "🟢", "success"
@@ -202,7 +204,7 @@ def _problem_lines(
     ending = [*_why(first), *_flaps(incident), *advice(first, incident.server, found)]
     ending += _quiet(incident) if quiet else []
     head = [f"Since {_clock(_since(down), now, local)}"]
-    middle = [_source_line(first), *cause_lines(first, found)]
+    middle = [line for line in (_source_line(first), *cause_lines(first, found)) if line]
     while len(middle) > 2 and len(head) + MIN_PLACES + 1 + len(middle) + len(ending) > most:
         middle.pop()
     room, places = most - len(head) - len(middle) - len(ending), len(_places(down))
@@ -263,7 +265,8 @@ def _described(place: Place, member: Member) -> str:
 
 def _source_line(member: Member) -> str:
     subject = member.subject
-    return f"{name(subject.source)}; {describe_type(subject.fstype, subject.options)}"
+    parts = (name(subject.source), describe_type(subject.fstype, subject.options))
+    return "; ".join(part for part in parts if part)
 
 
 def describe_type(fstype: str, options: str) -> str:
@@ -279,7 +282,7 @@ def describe_type(fstype: str, options: str) -> str:
 
 def _why(member: Member) -> list[str]:
     lines = []
-    if member.error and member.kind in (Kind.STALE, Kind.VANISHED):
+    if member.error and member.kind in (Kind.STALE, Kind.VANISHED, Kind.MISSING):
         text = name(member.error[:1].upper() + member.error[1:], 200)
         if member.stack:
             text += f"; hangs in {' < '.join(member.stack[:3])}"

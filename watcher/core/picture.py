@@ -1,4 +1,4 @@
-"""All that is judged, as one: mounts, what lies under them, and how full they are.
+"""All that is judged, as one: mounts, what lies under them, what is missing, and how full they are.
 
 Passes events to each part and puts together what they say; judges nothing itself.
 """
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from watcher.core.capacity import Capacity
 from watcher.core.filters import Filter
+from watcher.core.local import Local
+from watcher.core.missing import Missing
 from watcher.core.tracker import Tracker
 from watcher.core.underneath import Underneath
 from watcher.core.wording import count
@@ -33,6 +35,8 @@ class Rules(NamedTuple):
     watched: Filter
     any_type: Filter  # what may be looked at for its capacity
     warn: float = 90.0  # percent from which on a file system is full
+    local: bool = True  # whether local disks are watched
+    missing_after: float = 30.0  # seconds
     capacity: bool = False  # whether anybody wants to know how full they are
 
 
@@ -43,6 +47,8 @@ class Picture:
         """`grace_until`: nothing becomes stale before it."""
         self.tracker = Tracker(rules.watched, grace_until=grace_until)
         self.capacity = Capacity(rules.watched, rules.any_type, warn=rules.warn, wanted=rules.capacity)
+        self.missing = Missing(rules.watched, after=rules.missing_after, grace_until=grace_until)
+        self.local = Local(rules.watched, rules.any_type, wanted=rules.local)
         self._underneath = Underneath(rules.watched)
         self._wedged: dict[Wedged, StillWedged] = {}
 
@@ -65,6 +71,8 @@ class Picture:
         return [
             *self.tracker.handle(event, now),
             *self._underneath.handle(event, now),
+            *self.missing.handle(event, now),
+            *self.local.handle(event, now),
             *self.capacity.handle(event, now),
         ]
 
@@ -73,6 +81,8 @@ class Picture:
         return [
             *self.tracker.configure(rules.watched, now),
             *self._underneath.configure(rules.watched, now),
+            *self.missing.configure(rules.watched, now, after=rules.missing_after),
+            *self.local.configure(rules.watched, rules.any_type, now, wanted=rules.local),
             *self.capacity.configure(rules.watched, rules.any_type, now, warn=rules.warn, wanted=rules.capacity),
         ]
 
@@ -89,7 +99,7 @@ class Picture:
 
     def next_due(self) -> float | None:
         """When `start_due` or a Tick next has something to do."""
-        times = (self.tracker.next_due(), self.capacity.next_due())
+        times = (self.tracker.next_due(), self.capacity.next_due(), self.missing.next_due())
         return min((t for t in times if t is not None), default=None)
 
     def take_rereads(self) -> set[str]:
@@ -98,7 +108,8 @@ class Picture:
 
     def snapshot(self) -> list[MountState]:
         """Every place as it stands now."""
-        return [*self.tracker.snapshot(), *self._underneath.snapshot()]
+        parts = (self.tracker, self._underneath, self.missing, self.local)
+        return [state for part in parts for state in part.snapshot()]
 
     def problems(self) -> dict[str, str]:
         """By namespace: what is not watched, and why."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from watcher.core.incident import SEES_DISK, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Condition, Incident, Member
 from watcher.core.saved import Known, Saved
 from watcher.model import Kind, Subject
 
@@ -18,7 +18,7 @@ def incidents_of(saved: Saved, *, rebooted: bool) -> list[Incident]:
     for incident in saved.state.incidents.values():
         told = [t for (_, number), t in saved.state.told.items() if number == incident.number]
         late = incident.opened > saved.at - SHUTDOWN
-        if rebooted and late and not told and all(m.kind is Kind.VANISHED for m in incident.members):
+        if rebooted and late and not told and all(m.kind in BY_PLACE for m in incident.members):
             continue
         members = tuple(
             replace(m, condition=Condition.DOWN, reason="")
@@ -39,9 +39,14 @@ def _went_at_the_end(member: Member, end: float) -> bool:
 def missed(incidents: Iterable[Incident], clock: Callable[[float], float]) -> Iterator[tuple[Subject, float]]:
     """What has vanished, and since when. `clock`: seconds since the epoch to this run's clock."""
     for member in _down(incidents, Kind.VANISHED):
-        if member.error.startswith(SEES_DISK):
+        if member.error.startswith((SEES_DISK, *LOST)):
             continue  # told from the tables alone, again
         yield member.subject, clock(member.since)
+
+
+def missing(incidents: Iterable[Incident], clock: Callable[[float], float]) -> Iterator[tuple[Subject, float]]:
+    """What should have been mounted and was not, and since when."""
+    return ((member.subject, clock(member.since)) for member in _down(incidents, Kind.MISSING))
 
 
 def full(incidents: Iterable[Incident], clock: Callable[[float], float]) -> Iterator[tuple[Subject, float, str]]:

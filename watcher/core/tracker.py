@@ -24,6 +24,7 @@ from watcher.core.watched import Watched, subject_of
 from watcher.model import (
     Change,
     Event,
+    ExpectedRead,
     Mount,
     MountState,
     NamespaceGone,
@@ -68,6 +69,7 @@ class Tracker:
         self._restored = Restored()
         self._answered: set[Identity] = set()  # ever, also in an earlier run
         self._rereads: set[str] = set()
+        self._meant_readonly: dict[Place, bool] = {}  # by who wants it mounted
 
     # ---- what the shell asks
 
@@ -92,6 +94,8 @@ class Tracker:
                 return self._still_wedged(event, now)
             case Tick():
                 return self._elapsed(now)
+            case ExpectedRead():
+                return self._expected(event, now)
             case UseRead():
                 ondemand.note_use(self._idle(now), self._roster, event, now)
             case Overslept():
@@ -253,6 +257,7 @@ class Tracker:
             watched.next_at = now  # another way to it
         was_shown_only = bool(watched.standings) and watched.show_only
         self._roster.join(watched, standing)
+        watched.note_intent(standing.place, self._meant_readonly.get(standing.place))
         since = self._departed.replaced(standing.place, now)
         if resumed := self._restored.resume(watched, standing, now):
             return resumed
@@ -284,6 +289,18 @@ class Tracker:
             elif was_good and place not in replaced and not standing.show_only and not standing.idles_out:
                 out += self._departed.vanished(place, subject_of(watched.superblock, [standing]), now)
         return out + watched.gone(gone, now, reason) if gone else out
+
+    def _expected(self, event: ExpectedRead, now: float) -> list[Transition]:
+        """What is meant to be written to, or not to be, whatever was seen of it."""
+        meant = {e.place: e.readonly for e in reversed(event.expected) if e.readonly is not None}
+        changed = {p for p in meant.keys() | self._meant_readonly.keys() if meant.get(p) != self._meant_readonly.get(p)}
+        self._meant_readonly, out = meant, list[Transition]()
+        for watched in self._roster if changed else ():
+            if any(s.place in changed for s in watched.standings):
+                for standing in watched.standings:
+                    watched.note_intent(standing.place, self._meant_readonly.get(standing.place))
+                out += [_meant(t) for t in watched.check_readonly(now)]
+        return out
 
     # ---- probes
 
@@ -410,3 +427,10 @@ class Tracker:
             kin = server is not None and server == watched.server
             if kin or any(recovered.superblock in s.below for s in watched.standings):
                 watched.next_at = now
+
+
+def _meant(transition: Transition) -> Transition:
+    """What ends since it is meant so has not become writable."""
+    if transition.change is not Change.ENDED:
+        return transition
+    return replace(transition, change=Change.GONE, reason="meant to be read-only")

@@ -49,7 +49,7 @@ class Watched:
     void_note: str = ""  # why the last probe told nothing
     missed: int = 0  # times in a row that something else stood there
     replaces_since: float | None = None  # a dead mount stood in its place, failing since then
-    writable: set[Place] = field(default_factory=set)  # places once seen writable
+    writable: set[Place] = field(default_factory=set)  # places once seen writable, or meant to be
     readonly_since: float | None = None  # unexpectedly so
     voids: int = 0  # probes in a row that told nothing
     on_host: bool = False  # it stands, or stood, in a place of the host's
@@ -219,6 +219,13 @@ class Watched:
         return out
 
     # ---- read-only
+
+    def note_intent(self, place: Place, readonly: bool | None) -> None:
+        """Who wants it mounted says how. Not if nobody does: then what was seen counts."""
+        if readonly is True:
+            self.writable.discard(place)
+        elif readonly is False:
+            self.writable.add(place)
 
     def is_readonly(self, standing: Standing) -> bool:
         return is_readonly(standing.mount) or bool(self.health.readonly)

@@ -29,6 +29,9 @@ CAUSES = {
     Cause.ERROR: "ERROR",
 }
 
+# Of what is still mounted (core.incident has how these errors begin).
+_LOST = {"its disk is gone": "DISK GONE", "its ZFS pool": "POOL SUSPENDED"}
+
 
 def printable(text: str) -> str:
     """Text without control characters: each stands as \\xNN, \\uNNNN or \\n; a backslash stays as it is."""
@@ -89,7 +92,9 @@ def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:
     """The words in capitals for what is wrong."""
     if kind is Kind.READONLY:
         return "READ-ONLY"
-    if kind is Kind.VANISHED:
+    if kind is Kind.VANISHED and error.startswith(tuple(_LOST)):
+        return next(words for start, words in _LOST.items() if error.startswith(start))
+    if kind in (Kind.VANISHED, Kind.MISSING):
         return CAUSES[Cause.VANISHED]
     if kind is Kind.FULL:
         return error.partition(":")[0].upper() or "FULL"  # "93 % full: 4.1 GiB of 58.0 GiB left"

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os.path
 import warnings
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import PurePath
 
 with warnings.catch_warnings():
@@ -64,6 +64,36 @@ class FileChanges:
         await self._changed.wait()
         await asyncio.sleep(SETTLE)
         self._changed.clear()
+
+    def close(self) -> None:
+        self._notifier.stop()
+
+
+class DirectoryChanges:
+    """Tells when files of some names change, come or go in some directories; those that are not there are left out."""
+
+    def __init__(
+        self, directories: Sequence[str], is_of_interest: Callable[[str], bool], changed: Callable[[], object]
+    ) -> None:
+        """Start watching. Raises WatchError."""
+        self._is_of_interest, self._changed = is_of_interest, changed
+        try:
+            self._watches = pyinotify.WatchManager()
+        except OSError as e:
+            raise WatchError(f"inotify: {e}") from e
+        self._notifier = pyinotify.AsyncioNotifier(
+            self._watches, asyncio.get_running_loop(), default_proc_fun=self._event
+        )
+        mask = pyinotify.IN_CLOSE_WRITE | pyinotify.IN_MOVED_TO | pyinotify.IN_MOVED_FROM | pyinotify.IN_DELETE
+        for directory in directories:
+            try:
+                self._watches.add_watch(directory, mask | pyinotify.IN_CREATE | pyinotify.IN_ONLYDIR, quiet=False)
+            except (pyinotify.WatchManagerError, UnicodeEncodeError):
+                continue  # a slow look finds what changes there
+
+    def _event(self, event: pyinotify.Event) -> None:
+        if event.mask & pyinotify.IN_Q_OVERFLOW or self._is_of_interest(event.name):
+            self._changed()
 
     def close(self) -> None:
         self._notifier.stop()

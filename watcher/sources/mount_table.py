@@ -12,7 +12,7 @@ from time import monotonic
 from watcher import procfs
 from watcher.core.mountinfo import parse
 from watcher.core.mountstats import counters
-from watcher.model import HOST, TableRead, TableUnreadable, UseRead
+from watcher.model import HOST, DisksRead, TableRead, TableUnreadable, UseRead
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,11 @@ def use(proc: str) -> UseRead:
     except OSError as e:
         log.debug("cannot see which mounts are used: %s", e.strerror)
         return UseRead({})  # what shall idle out is not asked, then
+
+
+def disks(proc: str, sys: str) -> DisksRead:
+    """Which block devices there are, and how the ZFS pools are: from memory, no disk is asked."""
+    return DisksRead(procfs.block_devices(sys), procfs.block_names(sys), procfs.zfs_pools(proc))
 
 
 async def _first_of(*events: asyncio.Event, timeout: float) -> None:

@@ -1,0 +1,327 @@
+"""What should be mounted and is not: real mounts, files that tests write, the real service and `--once`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.containers import Containers
+from tests.fakes.fuse import HANG, OK, FuseServer
+from tests.fakes.fuse_server import unmount
+from tests.fakes.receivers import GotifyReceiver
+from tests.integration.looking import Command, until
+from tests.integration.service import HOST, Site, toml
+from tests.integration.test_notifications import asked, matches, tell_last, titles, until_told
+from watcher.children import Children
+from watcher.reading import TRIES, BatchReader, File
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as site:
+        yield site
+
+
+def paths_of(directory: Path, *, storage: str = "/nowhere") -> str:
+    """Keys of [paths]: nothing of what this machine wants mounted."""
+    (directory / "units").mkdir(exist_ok=True)
+    return "\n".join(
+        [
+            f"fstab = {toml(str(directory / 'fstab'))}",
+            f"units = {toml([str(directory / 'units')])}",
+            f"storage = {toml(storage)}",
+        ]
+    )
+
+
+def configure(
+    site: Site,
+    channels: dict[str, str],
+    *,
+    on: tuple[str, ...] = ("stale", "missing"),
+    lxc: Containers | None = None,
+) -> None:
+    text = site.config_text(channels, on=on, lxc=lxc)
+    text = text.replace("[watch]", '[watch]\nmissing_after = "500ms"', 1)
+    site.write(site.config, text.replace("[paths]", f"[paths]\n{paths_of(site.path)}", 1))
+
+
+def fstab(site: Site, *names: str) -> None:
+    lines = [f"{name}:/export {site.place(name)} fuse.test defaults 0 0\n" for name in names]
+    site.write(site.path / "fstab", "".join(lines))
+
+
+# ---- the service
+
+
+async def test_missing_since_the_start_is_told_and_so_is_that_it_is_mounted(site: Site) -> None:
+    last = site.mount("last")
+    fstab(site, "nas", "last")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url})
+        async with site.service() as service:
+            place = site.place("nas")
+            alarm = await until_told(gotify, "NOT MOUNTED")
+            nas = site.mount("nas")
+            await until_told(gotify, f"{place} mounted")
+            await asked(nas, last)
+            end = await tell_last(last, gotify)
+            assert await service.end() == 0
+    red, green = f"🔴 {HOST}: {place} NOT MOUNTED", f"🟢 {HOST}: {place} mounted {{SPAN}}"
+    assert matches(titles(gotify), [red, green, end])
+    since, where, source, why, advice, quiet = alarm.message.split("\n")
+    assert re.fullmatch(r"Since \d\d:\d\d:\d\d \S+", since)
+    assert (where, source) == (f"Host {place}", "nas:/export; fuse.test")
+    assert why == "Not mounted; /etc/fstab wants it"
+    assert advice == f"Do: mount {place}"
+    assert quiet == f"Quiet: watcher silence host:{place} --for 2h"
+
+
+@pytest.mark.parametrize("on", [("stale", "missing"), ("stale", "missing", "vanished")])
+async def test_what_vanishes_is_one_message_whoever_asks_for_which(site: Site, on: tuple[str, ...]) -> None:
+    nas, last = site.mount("nas"), site.mount("last")
+    fstab(site, "nas")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url}, on=on)
+        async with site.service() as service:
+            await service.wait_for_line("watching .*/nas")
+            await asked(nas, last)
+            await asked(nas, last)
+            unmount(os.fsencode(nas.mount_point))
+            await service.wait_for_line(r"missing: .*/nas")
+            await until_told(gotify, "NOT MOUNTED")
+            site.mount("nas")
+            await until_told(gotify, "mounted again")
+            end = await tell_last(last, gotify)
+            assert await service.end() == 0
+    place, mark = site.place("nas"), "🟠" if "vanished" in on else "🔴"
+    expected = [f"{mark} {HOST}: {place} NOT MOUNTED", f"🟢 {HOST}: {place} mounted again {{SPAN}}", end]
+    assert matches(titles(gotify), expected)
+
+
+async def test_a_restart_tells_nothing_and_what_was_mounted_meanwhile_is_told(site: Site) -> None:
+    last = site.mount("last")
+    fstab(site, "nas", "other")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url})
+        async with site.service() as service:
+            await until_told(gotify, "nas and 1 more NOT MOUNTED, 2 mounts")
+            assert await service.end() == 0
+        site.mount("nas")
+        async with site.service() as service:
+            await service.wait_for_line("missing since before the start: .*/other")
+            await until_told(gotify, "mounted again")
+            end = await tell_last(last, gotify)
+            assert await service.end() == 0
+    assert len(gotify.received) == 3
+    assert titles(gotify)[-1] == end
+    assert f"🔴 Still: host {site.place('other')} NOT MOUNTED" in gotify.received[1].message
+
+
+async def test_an_edit_of_fstab_counts_at_once_and_a_new_line_is_no_alarm(site: Site) -> None:
+    nas, last = site.mount("nas"), site.mount("last")
+    fstab(site)
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url})
+        async with site.service() as service:
+            await service.wait_for_edits_to_count()
+            await asked(nas, last)
+            fstab(site, "nas", "new")
+            await service.wait_until(lambda: "1 not mounted" in status_of(site), "the status shows it")
+            unmount(os.fsencode(nas.mount_point))
+            await until_told(gotify, "nas NOT MOUNTED")
+            end = await tell_last(last, gotify)
+            assert await service.end() == 0
+    assert matches(titles(gotify), [f"🔴 {HOST}: {nas.mount_point} NOT MOUNTED", end])
+
+
+def status_of(site: Site) -> str:
+    """The line that `watcher health` and systemd have."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(site.socket))
+    connection.request("GET", "/api/v1/health")
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return str(answer.get("status", ""))
+
+
+# ---- one look
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    (tmp_path / "mnt").mkdir()
+    command = Command(tmp_path, watch=tmp_path / "mnt")
+    command.sections["paths"] += "\n" + paths_of(tmp_path)
+    command.write()
+    return command
+
+
+def test_one_look_shows_what_is_missing_and_fails(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "fstab").write_text(
+        f"nas01:/data {tmp_path}/mnt/nas nfs4 ro 0 0\nnas01:/x {tmp_path}/mnt/x nfs noauto\n"
+    )
+    outcome = command.once()
+    assert outcome.code == 2
+    entry = outcome.mount(f"{tmp_path}/mnt/nas")
+    assert (entry["status"], entry["reachable"], entry["cause"]) == ("missing", False, "vanished")
+    assert (entry["source"], entry["fstype"], entry["server"]) == ("nas01:/data", "nfs4", "nas01")
+    assert entry["error"] == "not mounted; /etc/fstab wants it"
+    assert (entry["device"], entry["mount_id"]) == (None, None)
+    assert outcome.document["summary"] == {
+        "total": 1, "ok": 0, "readonly": 0, "denied": 0, "stale": 0, "missing": 1, "unknown": 0
+    }  # fmt: skip
+    text = command.run("--once").stdout
+    assert re.search(r"NOT MOUNTED .*nas01:/data", text)
+    assert "Do: mount" in text
+    assert "1 mount: 1 NOT MOUNTED" in text
+    gate = command.run("--once", "--path", f"{tmp_path}/mnt/nas")
+    assert gate.code == 2
+    assert command.run("--once", "--path", f"{tmp_path}/mnt/elsewhere").code == 2
+
+
+def test_one_look_finds_it_mounted_through_a_link(command: Command, fuse: FuseServer, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "mnt")
+    (tmp_path / "mnt/nas").mkdir()
+    fuse.mount(f"{tmp_path}/mnt/nas", source="nas01:/data")
+    (tmp_path / "fstab").write_text(f"nas01:/data {tmp_path}/link/nas fuse.test defaults\n")
+    outcome = command.once()
+    assert (outcome.code, outcome.document["summary"]["total"]) == (0, 1)
+
+
+def test_one_look_knows_units_and_our_own_file(command: Command, tmp_path: Path) -> None:
+    for stem, wanted in (("a", True), ("b", False), ("c", True)):
+        unit = tmp_path / "units" / f"{stem}.mount"
+        unit.write_text(f"[Mount]\nWhat=nas01:/{stem}\nWhere={tmp_path}/mnt/{stem}\nType=nfs\n")
+        if wanted:
+            (tmp_path / "units/remote-fs.target.wants").mkdir(exist_ok=True)
+            (tmp_path / "units/remote-fs.target.wants" / unit.name).symlink_to(unit)
+    (tmp_path / "units/c.automount").write_text("[Automount]\n")
+    command.extra = f'[[expect]]\nmount = "{tmp_path}/mnt/mine"\n'
+    command.write()
+    outcome = command.once()
+    assert outcome.code == 2
+    assert {m["target"] for m in outcome.document["mounts"]} == {f"{tmp_path}/mnt/a", f"{tmp_path}/mnt/mine"}
+    assert outcome.mount(f"{tmp_path}/mnt/a")["error"] == "not mounted; a.mount wants it"
+
+
+def test_storages_are_read_from_a_fuse_mount_by_a_child_and_one_that_hangs_is_said(
+    command: Command, fuse: FuseServer, tmp_path: Path
+) -> None:
+    # As /etc/pve is: the file of the fake FUSE file system holds what it holds, so here only that it hangs.
+    (tmp_path / "pve").mkdir()
+    fuse.mount(f"{tmp_path}/pve", mode=HANG)
+    command.sections["paths"] = command.sections["paths"].replace("/nowhere", f"{tmp_path}/pve/storage.cfg")
+    command.write()
+    outcome = command.once()
+    assert outcome.code == 0
+    [note] = outcome.document["notes"]
+    assert note.startswith("host: what should be mounted is not known in full:")
+    assert "no answer from its file system within 5 s" in note
+
+
+async def test_a_file_that_hangs_costs_the_others_nothing_and_is_not_tried_again(
+    fuse: FuseServer, tmp_path: Path
+) -> None:
+    (tmp_path / "pve").mkdir()
+    hung = fuse.mount(f"{tmp_path}/pve", mode=HANG)
+    (tmp_path / "plain").write_text("content")
+    children = Children()
+    try:
+        reader = BatchReader(children)
+        files = [File(f"{tmp_path}/pve/storage.cfg"), File(f"{tmp_path}/plain")]
+        answers = await reader.read(files)
+        assert isinstance(answers[files[0]], TimeoutError)
+        assert answers[files[1]] == b"content"
+        await until(lambda: children.survivors == 1, "end of the child that answered")
+        assert isinstance((await reader.read(files[:1]))[files[0]], TimeoutError)
+        assert children.survivors == 1
+        hung.set(OK)
+        await until(lambda: children.survivors == 0, "end of the children")
+    finally:
+        children.close()
+
+
+async def test_many_that_hang_only_delay_the_others(fuse: FuseServer, tmp_path: Path) -> None:
+    hung = []
+    for number in range(TRIES + 1):
+        (tmp_path / str(number)).mkdir()
+        hung.append(File("/fstab", fuse.mount(f"{tmp_path}/{number}", mode=HANG).mount_point))
+    (tmp_path / "plain").write_text("content")
+    plain = File(f"{tmp_path}/plain")
+    children = Children()
+    try:
+        reader = BatchReader(children, limit=0.5)
+        first = await reader.read([*hung, plain])
+        assert [type(first[file]) for file in hung] == [TimeoutError] * TRIES + [BlockingIOError]
+        assert isinstance(first[plain], BlockingIOError)
+        second = await reader.read([*hung, plain])
+        assert second[plain] == b"content"
+        assert children.survivors >= TRIES + 1
+    finally:
+        children.close()
+
+
+# ---- containers
+
+
+async def test_a_containers_own_fstab_is_read_without_leaving_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (tmp_path / "secret").write_text("of the host")
+    children = Children()
+    try:
+        reader = BatchReader(children)
+        inside = File("/etc/fstab", str(root))
+        [answer] = (await reader.read([inside])).values()
+        assert isinstance(answer, FileNotFoundError)
+        (root / "etc/fstab").write_text("nas01:/a /data nfs\n")
+        plain = File(str(tmp_path / "secret"))
+        answers = await reader.read([inside, plain])
+        assert answers == {inside: b"nas01:/a /data nfs\n", plain: b"of the host"}
+        for target in (tmp_path / "secret", "/etc/hostname", "/dev/zero"):
+            (root / "etc/fstab").unlink()
+            (root / "etc/fstab").symlink_to(target)
+            assert isinstance((await reader.read([inside]))[inside], OSError)
+        (root / "etc/fstab").unlink()
+        os.mkfifo(root / "etc/fstab")
+        assert isinstance((await reader.read([inside]))[inside], OSError)
+        (root / "etc/fstab").unlink()
+        (root / "etc/fstab").write_bytes(b"#" * (1 << 20))
+        assert isinstance((await reader.read([inside]))[inside], OSError)
+        await until(lambda: children.survivors == 0, "end of the children")
+    finally:
+        children.close()
+
+
+@pytest.mark.parametrize("user_namespace", [False, True])
+async def test_what_a_container_lacks_by_its_fstab_and_by_its_configuration(
+    lxc: Containers, site: Site, user_namespace: bool
+) -> None:
+    share, last = site.mount("nas", source="nas01:/media"), site.mount("last")
+    ct = lxc.start(name="arr", rootfs="directory", user_namespace=user_namespace)
+    root = lxc.lxc_path / ct.ctid / "rootfs"
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/fstab").write_text("nas02:/own /mnt/own nfs4 defaults 0 0\n")
+    with open(lxc.pve_path / f"{ct.ctid}.conf", "a") as conf:
+        conf.write(f"mp0: {share.mount_point}/films,mp=/films\n")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url}, lxc=lxc)
+        async with site.service() as service:
+            alarm = await until_told(gotify, "NOT MOUNTED")
+            await asked(share, last)
+            end = await tell_last(last, gotify)
+            assert await service.end() == 0
+    assert matches(titles(gotify), [f"🔴 {HOST}: CT {ct.ctid} arr /films and 1 more NOT MOUNTED, 2 mounts", end])
+    assert alarm.message.splitlines()[1:3] == [f"CT {ct.ctid} arr /films", f"CT {ct.ctid} arr /mnt/own"]
+    assert f"Do: pct reboot {ct.ctid}" in alarm.message

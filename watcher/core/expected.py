@@ -1,0 +1,297 @@
+"""What files say should be mounted: fstab(5), systemd.mount(5), Proxmox VE's storage.cfg, containers' configurations.
+
+Takes their bytes, whatever these are, and gives `Expected`; whether it is mounted is `missing`'s matter.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from watcher.core.mountinfo import option, unescape
+from watcher.core.wording import name
+from watcher.model import HOST, Expected, Place
+
+MAX_FROM_FILE = 1000  # mounts taken from one file
+MAX_PATH = 4096  # PATH_MAX of linux/limits.h
+
+# Types in fstab whose mount(8) helpers mount something that the kernel calls otherwise.
+_BY_HELPER = {
+    "glusterfs": "fuse.glusterfs", "ceph-fuse": "fuse.ceph-fuse", "davfs": "fuse", "bindfs": "fuse.bindfs",
+    "curlftpfs": "fuse.curlftpfs", "mergerfs": "fuse.mergerfs", "rclone": "fuse.rclone", "s3fs": "fuse.s3fs",
+    "sshfs": "fuse.sshfs", "encfs": "fuse.encfs", "gocryptfs": "fuse.gocryptfs",
+}  # fmt: skip
+# Storage types of PVE that mount something at /mnt/pve/<id>, and what that is (PVE::Storage's plugins).
+_STORAGES = {"nfs": "nfs4", "cifs": "cifs", "cephfs": "ceph", "glusterfs": "fuse.glusterfs"}
+_YES, _NO = frozenset({"1", "on", "yes", "true"}), frozenset({"0", "off", "no", "false"})  # PVE::JSONSchema
+_STORAGE_HEAD = re.compile(r"([A-Za-z0-9_-]+):\s*(\S+)\s*")
+_MOUNT_POINT = re.compile(r"mp[0-9]{1,3}")
+
+
+class Unit(NamedTuple):
+    """A file of systemd's."""
+
+    name: str  # "mnt-nas.mount"
+    content: bytes
+
+
+def path_of(text: str) -> str | None:
+    """An absolute path without double or trailing slashes and dots; None for what is none."""
+    if not text.startswith("/") or len(text) > MAX_PATH or "\0" in text:
+        return None
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    return None if ".." in parts else "/" + "/".join(parts)
+
+
+def _lines(content: bytes) -> Iterator[str]:
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
+        yield line.rstrip("\r")
+
+
+def mount_command(path: str) -> str:
+    """What mounts what fstab has there."""
+    return f"mount {shlex.quote(path)}"
+
+
+# ---- fstab(5)
+
+
+def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: str = "/etc/fstab") -> list[Expected]:
+    """What is mounted at boot. `run`: stands before a command for it. What automount mounts may be away."""
+    found = []
+    for line in _lines(content):
+        fields = line.split()
+        if len(fields) < 3 or fields[0].startswith("#"):
+            continue
+        source, target, fstype = (unescape(field) for field in fields[:3])
+        options = fields[3] if len(fields) > 3 else "defaults"
+        path = path_of(target)
+        # A bind is of what stands elsewhere, and named by that.
+        if path is None or fstype in ("none", "swap") or _is_on_demand(options):
+            continue
+        source, fstype = _of_fuse(source, fstype)
+        mend = run + mount_command(path)
+        found.append(
+            Expected(
+                Place(namespace, path),
+                source,
+                _type_of(source, fstype),
+                where,
+                mend,
+                readonly=_is_ro(options),
+                by_hand=True,
+            )
+        )
+    return found[:MAX_FROM_FILE]
+
+
+def _is_on_demand(options: str) -> bool:
+    words = [word.strip() for word in options.split(",")]
+    return any(w in words for w in ("noauto", "x-systemd.automount", "comment=systemd.automount", "bind", "rbind"))
+
+
+def _is_ro(options: str) -> bool:
+    """Of "ro" and "rw" the last counts; without, it is for writing (mount(8))."""
+    words = [w for w in (word.strip() for word in options.split(",")) if w in ("ro", "rw")]
+    return words[-1:] == ["ro"]
+
+
+def _type_of(source: str, fstype: str) -> str:
+    """As the mount table will have it; mount(8) guesses from the source where none is given."""
+    if fstype in ("", "auto"):
+        return "cifs" if source.startswith("//") else "nfs4" if ":/" in source else "auto"
+    return _BY_HELPER.get(fstype, fstype)
+
+
+def _of_fuse(source: str, fstype: str) -> tuple[str, str]:
+    """The older form of mount.fuse(8), "sshfs#user@host:/dir" of type fuse, as the newer one."""
+    helper, hash_, rest = source.partition("#")
+    return (rest, f"fuse.{helper}") if fstype == "fuse" and hash_ and helper.isalnum() else (source, fstype)
+
+
+# ---- systemd.mount(5)
+
+
+def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]:
+    """Mount units that are started at boot. `enabled`: what some target or other unit wants, by the links to it.
+
+    Where there is an automount unit of the same name, its mount may be away.
+    """
+    automounted = {u.name.removesuffix(".automount") for u in units if u.name.endswith(".automount")}
+    found = []
+    for unit in units:
+        stem = unit.name.removesuffix(".mount")
+        if stem == unit.name or unit.name not in enabled or stem in automounted:
+            continue
+        keys = _mount_section(unit.content)
+        path = path_of(_unquoted(keys.get("Where", "")))
+        options = keys.get("Options", "")
+        if path is None or "%" in path or _is_on_demand(options):
+            continue
+        source, fstype = _of_fuse(_unquoted(keys.get("What", "")), keys.get("Type", ""))
+        mend = f"systemctl start {shlex.quote(unit.name)}"
+        found.append(
+            Expected(
+                Place(HOST, path),
+                source,
+                _type_of(source, fstype),
+                unit.name,
+                mend,
+                readonly=_is_ro(options),
+                by_hand=True,
+            )
+        )
+    return found[:MAX_FROM_FILE]
+
+
+def _mount_section(content: bytes) -> dict[str, str]:
+    """The keys of [Mount] (systemd.syntax(7)): the last one counts."""
+    keys, section, joined = dict[str, str](), "", ""
+    for line in _lines(content):
+        text = line.strip()
+        if text.startswith(("#", ";")):
+            continue  # also amid a continued line
+        joined += text
+        if joined.endswith("\\"):
+            joined = joined[:-1] + " "
+            continue
+        text, joined = joined, ""
+        if text.startswith("[") and text.endswith("]"):
+            section = text[1:-1]
+        elif section == "Mount" and "=" in text:
+            key, _, value = text.partition("=")
+            keys[key.strip()] = value.strip()
+    return keys
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+# ---- Proxmox VE: /etc/pve/storage.cfg
+
+
+def from_storages(content: bytes, node: str) -> list[Expected]:
+    """The storages that PVE keeps mounted on this node (PVE::SectionConfig's format)."""
+    found = []
+    for kind, storage, keys in _storages(content):
+        if _is_true(keys.get("disable")) or not _is_for(node, keys.get("nodes", "")):
+            continue
+        marked = keys.get("is_mountpoint", "")
+        if kind in _STORAGES:
+            path, fstype = path_of(keys.get("path", f"/mnt/pve/{storage}")), _STORAGES[kind]
+        elif kind == "dir" and marked.lower() not in ("", *_NO):
+            # PVE mounts nothing there, but uses the directory only while somebody else has.
+            path, fstype = path_of(keys.get("path", "") if marked.lower() in _YES else marked), ""
+        else:
+            continue
+        if kind == "cephfs" and _is_true(keys.get("fuse")):
+            fstype = "fuse.ceph-fuse"
+        if path is None:
+            continue
+        # PVE tries it again every few seconds by itself; by hand, and then with the reason why not:
+        mend = mount_command(path)
+        if kind != "dir":
+            quoted = shlex.quote(storage)
+            mend = f"pvesm status --storage {quoted}; to do without it: pvesm set {quoted} --disable 1"
+        origin = f"PVE storage {name(storage, 40)}"
+        readonly = None if kind == "dir" else _is_ro(keys.get("options", ""))
+        found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend, readonly=readonly))
+    return found[:MAX_FROM_FILE]
+
+
+def _storages(content: bytes) -> Iterator[tuple[str, str, dict[str, str]]]:
+    current: tuple[str, str, dict[str, str]] | None = None
+    for line in _lines(content):
+        if head := _STORAGE_HEAD.fullmatch(line):
+            if current is not None:
+                yield current
+            current = (head[1], head[2], {})
+        elif line[:1] in (" ", "\t") and current is not None:
+            key, _, value = line.strip().partition(" ")
+            if key:
+                current[2].setdefault(*_pair(key, value))
+        elif line.strip() and not line.startswith("#") and current is not None:
+            yield current  # what is no property ends the section
+            current = None
+    if current is not None:
+        yield current
+
+
+def _pair(key: str, value: str) -> tuple[str, str]:
+    words = key.split("\t", 1)
+    return (words[0], words[1].strip()) if len(words) == 2 else (key, value.strip())
+
+
+def _is_true(value: str | None) -> bool:
+    return value is not None and value.lower() not in _NO  # a bare key is true
+
+
+def _is_for(node: str, nodes: str) -> bool:
+    return not nodes or node in re.split(r"[,;\s]+", nodes)
+
+
+def _share(kind: str, keys: Mapping[str, str]) -> str:
+    server = keys.get("server", "")
+    if kind == "cifs":
+        return f"//{server}/{keys.get('share', '')}{keys.get('subdir', '')}" if server else ""
+    host = f"[{server}]" if server.count(":") > 1 else server
+    if kind == "nfs":
+        return f"{host}:{keys.get('export', '')}" if server else ""
+    if kind == "glusterfs":
+        return f"{host}:/{keys.get('volume', '')}" if server else ""
+    if kind == "cephfs":
+        return f"{','.join(re.split(r'[,; ]+', keys.get('monhost', '')))}:{keys.get('subdir', '/')}"
+    return ""
+
+
+# ---- containers
+
+
+class Bound(NamedTuple):
+    """A directory of the host's that a container is to have."""
+
+    source: str
+    target: str
+
+
+def bound_by_pve(content: bytes) -> list[Bound]:
+    """The bind mount points (mpN) of a container's Proxmox VE configuration (pct.conf(5)), not of its snapshots."""
+    found = []
+    for line in _lines(content):
+        if line.startswith("["):
+            break
+        key, colon, value = line.partition(":")
+        if not colon or not _MOUNT_POINT.fullmatch(key.strip()):
+            continue
+        volume, _, options = value.strip().partition(",")
+        source, target = path_of(volume.removeprefix("volume=")), path_of(option(options, "mp") or "")
+        if source is not None and target is not None and not source.startswith("/dev/"):
+            found.append(Bound(source, target))
+    return found[:MAX_FROM_FILE]
+
+
+def bound_by_lxc(content: bytes) -> list[Bound]:
+    """The binds that a container's LXC configuration (lxc.container.conf(5), lxc.mount.entry) asks for."""
+    found = []
+    for line in _lines(content):
+        if line.startswith("["):
+            break  # of Proxmox's files, which have such lines with a colon, too
+        key, value = (part.strip() for part in _split(line))
+        if key != "lxc.mount.entry":
+            continue
+        fields = [unescape(field) for field in value.split()]
+        if len(fields) < 4 or not {"bind", "rbind"} & set(fields[3].split(",")):
+            continue
+        # Relative to the container's root, or below where LXC prepares that.
+        source, target = path_of(fields[0]), path_of("/" + fields[1].rpartition("/rootfs/")[2].lstrip("/"))
+        if source is not None and target is not None:
+            found.append(Bound(source, target))
+    return found[:MAX_FROM_FILE]
+
+
+def _split(line: str) -> tuple[str, str]:
+    head, _, tail = line.partition(":" if line.partition("=")[0].count(":") else "=")
+    return head, tail

@@ -1,0 +1,227 @@
+"""What should be mounted, read from where it is written: fstab, units, PVE's storages, containers, our own file.
+
+What lies on a local disk is read here and watched through inotify; what does not is read by a child, and polled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os.path
+import shlex
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+
+from watcher import procfs
+from watcher.children import Children
+from watcher.configfile import is_remote, may_hang, resolved
+from watcher.core import expected as texts
+from watcher.core.missing import binds
+from watcher.files import names_in, read_regular
+from watcher.model import HOST, Container, Expected, ExpectedRead, Mount, Place
+from watcher.reading import BatchReader, File
+from watcher.settings import Expect, Settings
+
+log = logging.getLogger(__name__)
+
+SWEEP = 60.0  # seconds between two readings that no event asked for
+GATHER = 0.5  # seconds in which containers that start together are taken together
+MAX_UNITS = 1000
+_SIZE_LIMIT = 1 << 20
+
+
+class Expectations:
+    """Reads all of it, and remembers the last good content of each file."""
+
+    def __init__(self, settings: Settings, children: Children, *, node: str) -> None:
+        """`node`: our name in a Proxmox VE cluster."""
+        self._node = node
+        self._reader = BatchReader(children)
+        self._content: dict[File, bytes] = {}
+        self._unread: set[File] = set()  # never read yet, though they may be there
+        self._fstabs: dict[Container, bytes] = {}
+        self._troubles: dict[File, str] = {}
+        self.wanted = asyncio.Event()  # read again: a container came, the configuration changed
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """What is written in our own file, and where the others are."""
+        self._expect, self._paths = settings.expect, settings.paths
+        self._inside = settings.watch.containers
+        self.wanted.set()
+
+    async def read(self, mounts: Sequence[Mount], containers: Sequence[Container]) -> ExpectedRead:
+        """All that should be mounted now. `mounts`: the host's; `containers`: those that run."""
+        containers = containers if self._inside else ()
+        configs = {c: self._config_files(c.ctid) for c in containers}
+        fstab, storage = File(self._paths.fstab), File(self._paths.storage)
+        await self._refresh([fstab, storage, *(f for files in configs.values() for f in files)], mounts)
+        await self._read_fstabs(containers)
+        host = [
+            *(from_settings(each) for each in self._expect),
+            *texts.from_fstab(self._content.get(fstab, b"")),
+            *self._units(mounts),
+            *texts.from_storages(self._content.get(storage, b""), self._node),
+        ]
+        host = [_without_links(e, mounts) for e in host]
+        bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
+        remote = [m for m in mounts if is_remote(m.fstype) and m.fstype != "autofs"]
+        inside = [e for c in containers for e in self._inside_fstab(c)]
+        return ExpectedRead((*host, *binds(bound, host, remote), *inside), complete=not self._unread)
+
+    async def events(
+        self, mounts: Callable[[], Sequence[Mount]], containers: Callable[[], Sequence[Container]]
+    ) -> AsyncGenerator[ExpectedRead, None]:
+        """What should be mounted, at first and whenever it is something else."""
+        from watcher.sources.inotify import DirectoryChanges, WatchError  # one look does without pyinotify
+
+        last: ExpectedRead | None = None
+        while True:
+            self.wanted.clear()
+            watch: DirectoryChanges | None = None
+            local = [d for d in self._directories() if not may_hang(d, mounts())]
+            try:
+                watch = DirectoryChanges(local, self._is_ours, self.wanted.set)
+            except WatchError as e:
+                log.debug("%s", e)
+            try:
+                # Looked at once the watch stands, so that no change falls between the two.
+                if (now := await self.read(mounts(), containers())) != last:
+                    last = now
+                    yield now
+                try:
+                    async with asyncio.timeout(SWEEP):
+                        await self.wanted.wait()
+                    await asyncio.sleep(GATHER)
+                except TimeoutError:
+                    pass
+            finally:
+                if watch:
+                    watch.close()
+
+    # ---- the files
+
+    def _directories(self) -> list[str]:
+        return list(dict.fromkeys([os.path.dirname(self._paths.fstab), *self._paths.units]))
+
+    def _is_ours(self, entry: str) -> bool:
+        return entry == os.path.basename(self._paths.fstab) or entry.endswith((".mount", ".automount"))
+
+    async def _refresh(self, files: Sequence[File], mounts: Sequence[Mount]) -> None:
+        """Read them again; what cannot be read now is as it was."""
+        remote = [file for file in files if may_hang(file.path, mounts)]
+        answers = dict(await self._reader.read(remote))
+        for file in files:
+            if file not in answers:
+                answers[file] = _local(file.path)
+        self._content = {file: content for file, content in self._content.items() if file in answers}
+        self._unread &= answers.keys()
+        self._troubles.clear()
+        for file, answer in answers.items():
+            if isinstance(answer, bytes):
+                self._content[file] = answer
+            elif isinstance(answer, FileNotFoundError):
+                self._content.pop(file, None)
+            else:
+                if file not in self._content:
+                    self._unread.add(file)
+                self._troubles[file] = answer.strerror or str(answer)
+                continue
+            self._unread.discard(file)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """By namespace: what could not be read."""
+        words = [f"{file.path}: {why}" for file, why in sorted(self._troubles.items())]
+        return {HOST: f"what should be mounted is not known in full: {'; '.join(words[:3])}"} if words else {}
+
+    def _units(self, mounts: Sequence[Mount]) -> list[Expected]:
+        """Of systemd's mount units, of which the earlier directory's counts (systemd.unit(5))."""
+        units, enabled = dict[str, bytes](), set[str]()
+        for directory in self._paths.units:
+            if may_hang(directory, mounts):
+                continue
+            for entry in _names(directory):
+                if entry.endswith((".mount", ".automount")) and len(units) < MAX_UNITS:
+                    answer = b"" if entry.endswith(".automount") else _local(f"{directory}/{entry}")
+                    if isinstance(answer, bytes):
+                        units.setdefault(entry, answer)
+                elif entry.endswith((".wants", ".requires")):
+                    enabled.update(_names(f"{directory}/{entry}"))
+        return texts.from_units([texts.Unit(*unit) for unit in units.items()], frozenset(enabled))
+
+    # ---- containers
+
+    def _config_files(self, ctid: str) -> list[File]:
+        return [
+            File(f"{directory}/{ctid}.conf" if "pve" in directory.split("/") else f"{directory}/{ctid}/config")
+            for directory in self._paths.lxc_config
+        ]
+
+    def _bound(self, files: Sequence[File]) -> Iterator[tuple[str, str, str]]:
+        for file in files:
+            content = self._content.get(file, b"")
+            for bound in (*texts.bound_by_pve(content), *texts.bound_by_lxc(content)):
+                yield bound.source, bound.target, file.path
+
+    async def _read_fstabs(self, containers: Sequence[Container]) -> None:
+        """Once for each start of a container: a child for each round would cost more than it tells."""
+        self._fstabs = {c: text for c, text in self._fstabs.items() if any(_same(c, other) for other in containers)}
+        new = [c for c in containers if not any(_same(c, known) for known in self._fstabs)]
+        if not new:
+            return
+        proc = self._paths.proc
+        answers = await self._reader.read([_fstab_of(proc, c) for c in new])
+        for container in new:
+            answer = answers[_fstab_of(proc, container)]
+            if isinstance(answer, BlockingIOError):
+                continue  # other containers' files hang: at the next round
+            # That it is still the same process proves that it was all along.
+            same = procfs.start_time(proc, container.init_pid) == container.start_time
+            self._fstabs[container] = answer if isinstance(answer, bytes) and same else b""
+
+    def _inside_fstab(self, container: Container) -> list[Expected]:
+        text = next((text for c, text in self._fstabs.items() if _same(c, container)), b"")
+        ctid = container.ctid
+        run = f"pct exec {ctid} -- " if ctid.isdecimal() else f"lxc-attach -n {shlex.quote(ctid)} -- "
+        return texts.from_fstab(text, namespace=container.namespace, run=run, where="its /etc/fstab")
+
+
+def from_settings(expect: Expect) -> Expected:
+    """An [[expect]] as the core takes it."""
+    where, slash, rest = expect.mount.partition("/")
+    path = texts.path_of(slash + rest) or expect.mount
+    namespace = where.removesuffix(":") or HOST
+    mend = texts.mount_command(path) if namespace == HOST else ""
+    return Expected(Place(namespace, path), expect.source, expect.fstype, "[[expect]]", mend, True, expect.ro)
+
+
+def _without_links(expected: Expected, mounts: Sequence[Mount]) -> Expected:
+    """Where the mount table will have it."""
+    if expected.place.namespace != HOST:
+        return expected
+    return expected._replace(place=Place(HOST, resolved(expected.place.mount_point, mounts)))
+
+
+def _same(one: Container, other: Container) -> bool:
+    """Whether it is the same run of a container, by whatever name it is known."""
+    return (one.ctid, one.init_pid, one.start_time) == (other.ctid, other.init_pid, other.start_time)
+
+
+def _fstab_of(proc: str, container: Container) -> File:
+    return File("/etc/fstab", f"{proc}/{container.init_pid}/root")
+
+
+def _local(path: str) -> bytes | OSError:
+    try:
+        return read_regular(path, _SIZE_LIMIT)
+    except NotADirectoryError as e:
+        return FileNotFoundError(e.errno, e.strerror)
+    except OSError as e:
+        return e
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(names_in(directory))
+    except OSError:
+        return []
