@@ -89,7 +89,12 @@ def test_pure_module_passes() -> None:
 
 @pytest.mark.parametrize(
     ("path", "beside"),
-    [("probing/child.py", ()), ("probing/inside.py", ("child", "watcher.probing.child")), ("sources/titles.py", ())],
+    [
+        ("probing/beneath.py", ()),
+        ("probing/child.py", ()),
+        ("probing/inside.py", ("child", "watcher.probing.child")),
+        ("sources/titles.py", ()),
+    ],
 )
 def test_children_stand_alone(path: str, beside: tuple[str, ...]) -> None:
     """They run under -I -S: nothing but the standard library can be imported there, and what lies beside them."""

@@ -274,6 +274,11 @@ def _context(member: Member) -> list[str]:
     return [member.context[:1].upper() + member.context[1:]] if member.context else []
 
 
+def advice(member: Member, server: str | None) -> list[str]:
+    """What to do first about one mount, as an alarm says it."""
+    return [*_advice(member, server)]
+
+
 def _advice(member: Member, server: str | None) -> list[str]:
     """What to do first. Commands are to be copied, so paths are quoted for a shell."""
     place = min(member.subject.places, key=place_order, default=None)

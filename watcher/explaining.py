@@ -1,0 +1,257 @@
+"""`watcher explain`: one mount with all that is known of it, as a document and as lines for people.
+
+The state comes from the running service, or from one probe where none runs. Never touches what the path names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from time import monotonic, time
+from typing import Any
+
+from watcher import once
+from watcher.children import Children
+from watcher.configfile import may_hang
+from watcher.control import NoAnswer, Unreachable, mount_on
+from watcher.core.entries import detailed_entry, inside, target_bytes, utc
+from watcher.core.explain import (
+    Address,
+    Elsewhere,
+    advice_on,
+    nearby,
+    past_words,
+    same_file_system,
+    watched_on_the_way,
+)
+from watcher.core.filters import literal
+from watcher.core.messages import describe_type
+from watcher.core.mountinfo import mount_of
+from watcher.core.wording import CAUSES, container_name, count, duration, name, printable
+from watcher.history import load_history
+from watcher.model import HOST, Cause, Mount, Place, TableRead
+from watcher.output import CRITICAL, OK, STATUS_WORDS, WARNING
+from watcher.rules import rules_of
+from watcher.schema import StoreError
+from watcher.settings import Settings
+from watcher.tables import Tables, read_tables
+
+Document = dict[str, Any]
+
+
+def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> Document:
+    """All that is known of the mount that a path lies on. Raises OSError."""
+    tables = asyncio.run(_tables(settings))
+    notes = list(tables.notes)
+    table = tables.by_namespace.get(asked.namespace)
+    lies_on = mount_of(asked.path, table.mounts) if table is not None else None
+    entry, answered_by = _from_service(settings, asked, lies_on, notes), "service"
+    chosen = rules_of(settings).watched
+    if entry is None and lies_on is not None and chosen.watches(asked.namespace, lies_on):
+        entry, answered_by = _by_probe(settings, Place(asked.namespace, lies_on.mount_point), environ, notes), "probe"
+    document: Document = {
+        "asked": {"namespace": asked.namespace, "path": printable(asked.path)},
+        "checked_at": utc(time()),
+        "answered_by": answered_by if entry is not None else None,
+        "mount": entry,
+        "advice": entry.pop("advice", []) if entry is not None else [],
+    }
+    if entry is None:
+        near, more = nearby(asked, tables.by_namespace, chosen)
+        document |= {
+            "lies_on": _short(lies_on) if lies_on is not None else None,
+            "nearby": [_place(p, tables.by_namespace) for p in near],
+            "more_nearby": more,
+        }
+        if asked.namespace not in tables.by_namespace:
+            notes.append(_absent(asked.namespace, settings))
+    else:
+        at = Place(asked.namespace, lies_on.mount_point) if lies_on is not None else Place(asked.namespace, asked.path)
+        document |= _places(lies_on, entry, at, tables)
+        document["history"] = _history(settings, entry, at, tables, notes)
+    return document | {"notes": [printable(note) for note in notes]}
+
+
+async def _tables(settings: Settings) -> Tables:
+    children = Children()
+    try:
+        return await read_tables(settings, children)
+    finally:
+        children.close()
+
+
+def _from_service(settings: Settings, asked: Address, lies_on: Mount | None, notes: list[str]) -> Document | None:
+    """What the running service says of it; None where there is none, or where it watches something else there."""
+    path = settings.status.socket
+    if not path:
+        return None
+    try:
+        entry = mount_on(path, f"{asked.namespace}:{asked.path}")
+    except NoAnswer as e:
+        notes.append(str(e))
+        return None
+    except Unreachable as e:
+        if "no service is running" not in str(e):
+            notes.append(str(e))
+        return None
+    if entry is None or lies_on is None:
+        return entry
+    # Another mount, which the service does not watch (yet), may stand between that one and the path.
+    target = entry.get("target")
+    return entry if printable(lies_on.mount_point) == target or len(str(target)) > len(lies_on.mount_point) else None
+
+
+def _by_probe(settings: Settings, place: Place, environ: Mapping[str, str], notes: list[str]) -> Document | None:
+    glob = f"{place.namespace}:{literal(place.mount_point)}"
+    findings = asyncio.run(once.check(settings, paths=[glob], environ=environ))
+    notes += [note for note in findings.notes if note not in notes]
+    state = watched_on_the_way(Address(*place), findings.states)
+    if state is None:
+        return None
+    return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}
+
+
+def _short(mount: Mount) -> Document:
+    target = printable(mount.mount_point)
+    return {"source": printable(mount.source), "target": target, "fstype": printable(mount.fstype)}
+
+
+def _place(place: Place, tables: Mapping[str, TableRead]) -> Document:
+    table = tables.get(place.namespace)
+    container = inside(place, table.container if table is not None else None)
+    entry = {"namespace": place.namespace, "target": printable(place.mount_point), **container}
+    return entry | target_bytes(place.mount_point)
+
+
+def _places(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> Document:
+    """Where else the same file system stands, if the entry is of the mount in the table."""
+    if mount is None or entry.get("device") != mount.device:
+        return {"places": [], "more_places": 0}
+    found, more = same_file_system(mount, at, tables.by_namespace)
+
+    def one(elsewhere: Elsewhere) -> Document:
+        return _place(elsewhere.place, tables.by_namespace) | {"root": printable(elsewhere.root)}
+
+    return {"places": [one(e) for e in found], "more_places": more}
+
+
+def _absent(namespace: str, settings: Settings) -> str:
+    who = container_name(namespace)
+    if not settings.watch.containers:
+        return f"{who}: containers are not looked into: [watch] containers is false in the configuration"
+    return f"{who}: no such container runs, or it cannot be seen from here (run it as root, on the host)"
+
+
+def _history(settings: Settings, entry: Document, at: Place, tables: Tables, notes: list[str]) -> list[Document]:
+    path = settings.state.path
+    if may_hang(path, tables.by_namespace[HOST].mounts):
+        return []
+    try:
+        past = load_history(path, at)
+    except StoreError as e:
+        notes.append(str(e))
+        return []
+    return [
+        {
+            "at": utc(p.at),
+            "kind": printable(p.kind),
+            "change": printable(p.change),
+            "source": printable(p.source),
+            "error": printable(p.error) or None,
+        }
+        for p in past
+    ]
+
+
+# ---- what a person and a script get of it
+
+
+def exit_code(document: Document) -> int:
+    """0 ok, 1 a warning, 2 stale, missing, or no watched mount there."""
+    entry = document["mount"]
+    if entry is None or entry["status"] in ("stale", "missing"):
+        return CRITICAL
+    return WARNING if entry["status"] == "unknown" or entry.get("unexpected_readonly") else OK
+
+
+def lines(document: Document) -> Iterator[str]:
+    """For people."""
+    entry = document["mount"]
+    if entry is None:
+        yield from _not_found(document)
+        return
+    status = "slow" if entry.get("slow") else entry["status"]
+    word = STATUS_WORDS.get(status, status)
+    yield f"{word}: {_where(entry)}"
+    yield f"  {entry['source']}; {describe_type(entry['fstype'], entry['options'])}"
+    yield f"  Options: {entry['options']}"
+    if entry["server"]:
+        yield f"  Server: {entry['server']}"
+    if entry["since"] is not None:
+        since = datetime.fromisoformat(entry["since"]).astimezone()
+        ago = duration(datetime.now().astimezone().timestamp() - since.timestamp())
+        yield f"  Since {since:%Y-%m-%d %H:%M:%S %Z} ({ago})"
+    yield from (f"  {line}" for line in _why(entry))
+    if document["places"]:
+        yield "  The same file system stands at"
+        yield from (f"    {_where(place)}" for place in document["places"])
+        if document["more_places"]:
+            yield f"    and {count(document['more_places'], 'more place')}"
+    if document["answered_by"] == "probe":
+        yield "  Judged by one probe: no service was asked"
+    yield from document["advice"]
+    if document["history"]:
+        yield "History, the latest first"
+        yield from (f"  {_past(past)}" for past in document["history"])
+
+
+def _why(entry: Document) -> Iterator[str]:
+    cause = entry["cause"]
+    words = CAUSES[Cause(cause)] if cause in {c.value for c in Cause} else cause
+    parts = [str(part) for part in (words, entry["error"]) if part]
+    if parts:
+        yield ": ".join(parts)
+    if entry.get("stack"):
+        yield f"Hangs in {' < '.join(entry['stack'][:5])}"
+    if entry.get("hanging_since"):
+        yield f"A probe hangs in it since {entry['hanging_since']}; it is not asked again until that is free"
+    if entry.get("context"):
+        yield f"{entry['context'][:1].upper()}{entry['context'][1:]}"
+    if entry.get("stacked", 1) > 1:
+        yield f"{count(entry['stacked'], 'mount')} on this directory, one over the other"
+    if entry.get("show_only"):
+        yield "Shown only: no alarm is told of it"
+
+
+def _not_found(document: Document) -> Iterator[str]:
+    asked, on = document["asked"], document["lies_on"]
+    path = asked["path"] if asked["namespace"] == HOST else f"{asked['namespace']}:{asked['path']}"
+    yield f"No watched mount holds {path}"
+    if on is not None:
+        yield f"  It lies on {on['target']} ({on['source']}, {on['fstype']}), which is not watched"
+        yield "  Links are not followed: give the path that they lead to"
+    if document["nearby"]:
+        yield "Watched are"
+        yield from (f"  {_address(place)}" for place in document["nearby"])
+        if document["more_nearby"]:
+            yield f"  and {document['more_nearby']} more: watcher --once shows all"
+    else:
+        yield "Nothing is watched here"
+
+
+def _where(place: Document) -> str:
+    if place["namespace"] == HOST:
+        return f"host {place['target']}"
+    return f"{container_name(place['namespace'], place['lxc_name'] or '')} {place['target']}"
+
+
+def _address(place: Document) -> str:
+    return str(place["target"]) if place["namespace"] == HOST else f"{place['namespace']}:{place['target']}"
+
+
+def _past(past: Document) -> str:
+    at = datetime.fromisoformat(past["at"]).astimezone()
+    words = past_words(past["kind"], past["change"])
+    error = f": {name(past['error'], 200)}" if past["error"] else ""
+    return f"{at:%Y-%m-%d %H:%M:%S}  {words}{error}"
