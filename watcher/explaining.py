@@ -11,7 +11,7 @@ from datetime import datetime
 from time import monotonic, time
 from typing import Any
 
-from watcher import once
+from watcher import once, radius
 from watcher.children import Children
 from watcher.configfile import may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
@@ -28,6 +28,7 @@ from watcher.core.explain import (
 from watcher.core.filters import literal
 from watcher.core.messages import describe_type
 from watcher.core.mountinfo import mount_of
+from watcher.core.radius import Radius, line
 from watcher.core.wording import CAUSES, container_name, count, duration, name, printable
 from watcher.history import load_history
 from watcher.model import HOST, Cause, Mount, Place, TableRead
@@ -69,6 +70,7 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
     else:
         at = Place(asked.namespace, lies_on.mount_point) if lies_on is not None else Place(asked.namespace, asked.path)
         document |= _places(lies_on, entry, at, tables)
+        document["radius"] = _radius(settings, lies_on, entry, tables, notes)
         document["history"] = _history(settings, entry, at, tables, notes)
     return document | {"notes": [printable(note) for note in notes]}
 
@@ -136,6 +138,44 @@ def _places(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> 
     return {"places": [one(e) for e in found], "more_places": more}
 
 
+def _radius(
+    settings: Settings, mount: Mount | None, entry: Document, tables: Tables, notes: list[str]
+) -> Document | None:
+    """What hangs on it; None where no mount stands."""
+    if mount is None or entry.get("device") != mount.device:
+        return None
+
+    async def look() -> Radius:
+        children = Children()
+        try:
+            return await radius.look(mount, tables.by_namespace, children, settings.paths)
+        finally:
+            children.close()
+
+    found = asyncio.run(look())
+    notes += found.unknown
+    return {
+        "line": line(found),
+        "storages": [printable(s) for s in found.storages],
+        "guests": [
+            {
+                "id": printable(u.guest.id),
+                "type": "vm" if u.guest.is_vm else "ct",
+                "name": printable(u.guest.name) or None,
+                "how": u.how.lower(),
+            }
+            for u in found.guests
+        ],
+        "processes": [
+            {"pid": p.pid, "name": printable(p.name), "namespace": p.namespace, "blocked": p.blocked, "uses": p.uses}
+            for p in found.processes
+        ],
+        "users": found.users,
+        "blocked": found.blocked,
+        "maybe": found.maybe,
+    }
+
+
 def _absent(namespace: str, settings: Settings) -> str:
     who = container_name(namespace)
     if not settings.watch.containers:
@@ -192,12 +232,15 @@ def lines(document: Document) -> Iterator[str]:
         since = datetime.fromisoformat(entry["since"]).astimezone()
         ago = duration(datetime.now().astimezone().timestamp() - since.timestamp())
         yield f"  Since {since:%Y-%m-%d %H:%M:%S %Z} ({ago})"
-    yield from (f"  {line}" for line in _why(entry))
+    yield from (f"  {words}" for words in _why(entry))
     if document["places"]:
         yield "  The same file system stands at"
         yield from (f"    {_where(place)}" for place in document["places"])
         if document["more_places"]:
             yield f"    and {count(document['more_places'], 'more place')}"
+    if document["radius"] is not None and document["radius"]["line"]:
+        lead = "Hangs on it" if entry["status"] not in ("ok", "readonly") else "On it"
+        yield f"  {lead}: {document['radius']['line']}"
     if document["answered_by"] == "probe":
         yield "  Judged by one probe: no service was asked"
     yield from document["advice"]

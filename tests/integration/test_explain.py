@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,67 @@ def test_in_a_container_and_where_else_it_stands(
     outcome = command.run("explain", "ct:999999999:/media")
     assert outcome.code == 2
     assert "no such container runs" in outcome.stderr
+
+
+# ---- what hangs on it
+
+
+def test_what_hangs_on_it(
+    fuse: FuseServer, lxc: Containers, mount_dir: MakeDir, command: Command, tmp_path: Path
+) -> None:
+    """Storages, guests and processes: one that has a directory of it, one that waits in open(2), one of a container."""
+    nas = fuse.mount(mount_dir("nas"), source="nas01:/media", fstype="fuse.sshfs")
+    ct = lxc.start(name="plex", binds={nas.mount_point: "/media"})
+    pve = tmp_path / "pve"
+    for name, text in (
+        ("storage.cfg", f"nfs: nas01\n\tpath {nas.mount_point}\n\tserver nas01\n\texport /media\n"),
+        ("lxc/105.conf", f"hostname: arr\nmp0: {nas.mount_point}/films,mp=/films\n"),
+        ("qemu-server/200.conf", "name: win\nscsi0: nas01:200/vm-200-disk-0.qcow2,size=32G\n"),
+    ):
+        (pve / name).parent.mkdir(parents=True, exist_ok=True)
+        (pve / name).write_text(text)
+    command.look_into(lxc)
+    command.sections["paths"] = command.sections["paths"].replace("lxc_config = [", f'lxc_config = ["{pve}/lxc", ')
+    command.write()
+    with contextlib.ExitStack() as processes:
+        here = processes.enter_context(subprocess.Popen(["sleep", "1000"], cwd=nas.mount_point))
+        processes.callback(here.kill)
+        nas.set(HANG)
+        waiting = processes.enter_context(
+            subprocess.Popen(["stat", "-f", f"{nas.mount_point}/."], stdout=subprocess.DEVNULL)
+        )
+        processes.callback(nas.abort)
+        nas.wait_parked(1)
+        outcome = command.run("explain", "--json", nas.mount_point)
+        assert outcome.code == 2, outcome
+        told = outcome.document
+        found = told["radius"]
+        assert found["storages"] == ["nas01"]
+        assert [(g["type"], g["id"], g["name"], g["how"]) for g in found["guests"]] == [
+            ("ct", "105", "arr", "bind"),
+            ("vm", "200", "win", "disk"),
+        ]
+        processes_found = {p["pid"]: p for p in found["processes"]}
+        assert processes_found[here.pid] == {
+            "pid": here.pid, "name": "sleep", "namespace": "host", "blocked": False, "uses": True,
+        }  # fmt: skip
+        assert processes_found[waiting.pid]["blocked"]
+        assert not [p for p in found["processes"] if p["name"].startswith("python")]
+        shown = command.run("explain", f"{ct.namespace}:/media").stdout
+        assert "  Hangs on it: PVE storage nas01; CT 105 arr, VM 200 win (disk); " in shown
+        assert told["notes"] == []
+
+
+def test_a_configuration_that_hangs_costs_its_time_only(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
+    """As /etc/pve does when the cluster's file system is stuck: the processes are told all the same."""
+    nas, pve = fuse.mount(mount_dir("mnt/nas")), fuse.mount(mount_dir("pve"))
+    command.sections["paths"] += f'\nlxc_config = ["{pve.mount_point}/lxc"]'
+    command.write()
+    with subprocess.Popen(["sleep", "1000"], cwd=nas.mount_point) as here:
+        pve.set(HANG)
+        outcome = command.run("explain", "--json", nas.mount_point)
+        here.kill()
+    assert outcome.code == 0
+    assert [p["pid"] for p in outcome.document["radius"]["processes"]] == [here.pid]
+    assert outcome.document["notes"] == ["what is configured on it could not all be read in time"]
+    pve.set(OK)

@@ -94,6 +94,7 @@ def test_pure_module_passes() -> None:
         ("probing/child.py", ()),
         ("probing/inside.py", ("child", "watcher.probing.child")),
         ("sources/titles.py", ()),
+        ("sources/users.py", ()),
     ],
 )
 def test_children_stand_alone(path: str, beside: tuple[str, ...]) -> None:
