@@ -9,7 +9,7 @@ from typing import Any
 
 from watcher import __version__
 from watcher.core.entries import detailed_entry
-from watcher.core.explain import Address, advice_on, watched_on_the_way
+from watcher.core.explain import Address, advice_on, places_of, watched_on_the_way
 from watcher.core.filters import server_of
 from watcher.core.quiet import Window
 from watcher.core.silences import matching
@@ -53,10 +53,12 @@ class Answering:
         return len(matching(patterns, mounts))
 
     def mount_on(self, path: Address) -> dict[str, Any] | None:
-        state = watched_on_the_way(path, self._states())
+        states = self._states()
+        state = watched_on_the_way(path, states)
         if state is None:
             return None
-        return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}
+        advice = advice_on(state, places_of(state, states))
+        return detailed_entry(state, time() - monotonic()) | {"advice": advice}
 
     def health(self) -> Health:
         figures: Mapping[str, Any] = {

@@ -40,6 +40,8 @@ from watcher.tables import Tables, read_tables
 
 Document = dict[str, Any]
 
+MAX_SHOWN = 10  # places, to people
+
 
 def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> Document:
     """All that is known of the mount that a path lies on. Raises OSError."""
@@ -50,7 +52,10 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
     entry, answered_by = _from_service(settings, asked, lies_on, notes), "service"
     chosen = rules_of(settings).watched
     if entry is None and lies_on is not None and chosen.watches(asked.namespace, lies_on):
-        entry, answered_by = _by_probe(settings, Place(asked.namespace, lies_on.mount_point), environ, notes), "probe"
+        entry, answered_by = (
+            _by_probe(settings, Place(asked.namespace, lies_on.mount_point), tables, environ, notes),
+            "probe",
+        )
     document: Document = {
         "asked": {"namespace": asked.namespace, "path": printable(asked.path)},
         "checked_at": utc(time()),
@@ -104,14 +109,18 @@ def _from_service(settings: Settings, asked: Address, lies_on: Mount | None, not
     return entry if printable(lies_on.mount_point) == target or len(str(target)) > len(lies_on.mount_point) else None
 
 
-def _by_probe(settings: Settings, place: Place, environ: Mapping[str, str], notes: list[str]) -> Document | None:
+def _by_probe(
+    settings: Settings, place: Place, tables: Tables, environ: Mapping[str, str], notes: list[str]
+) -> Document | None:
     glob = f"{place.namespace}:{literal(place.mount_point)}"
     findings = asyncio.run(once.check(settings, paths=[glob], environ=environ))
     notes += [note for note in findings.notes if note not in notes]
     state = watched_on_the_way(Address(*place), findings.states)
     if state is None:
         return None
-    return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}
+    elsewhere, _ = same_file_system(state.mount, state.place, tables.by_namespace)
+    others = [e.place for e in elsewhere if e.root == state.mount.root]
+    return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state, others)}
 
 
 def _short(mount: Mount) -> Document:
@@ -235,9 +244,9 @@ def lines(document: Document) -> Iterator[str]:
     yield from (f"  {words}" for words in _why(entry))
     if document["places"]:
         yield "  The same file system stands at"
-        yield from (f"    {_where(place)}" for place in document["places"])
-        if document["more_places"]:
-            yield f"    and {count(document['more_places'], 'more place')}"
+        yield from (f"    {_where(place)}" for place in document["places"][:MAX_SHOWN])
+        if (more := document["more_places"] + len(document["places"]) - MAX_SHOWN) > 0:
+            yield f"    and {count(more, 'more place')}"
     if document["radius"] is not None and document["radius"]["line"]:
         lead = "Hangs on it" if entry["status"] not in ("ok", "readonly") else "On it"
         yield f"  {lead}: {document['radius']['line']}"
@@ -258,7 +267,8 @@ def _why(entry: Document) -> Iterator[str]:
     if entry.get("stack"):
         yield f"Hangs in {' < '.join(entry['stack'][:5])}"
     if entry.get("hanging_since"):
-        yield f"A probe hangs in it since {entry['hanging_since']}; it is not asked again until that is free"
+        since = datetime.fromisoformat(entry["hanging_since"]).astimezone()
+        yield f"A probe hangs in it since {since:%Y-%m-%d %H:%M:%S %Z}; it is not asked again before that is free"
     if entry.get("context"):
         yield f"{entry['context'][:1].upper()}{entry['context'][1:]}"
     if entry.get("stacked", 1) > 1:

@@ -122,14 +122,14 @@ async def _look(jobs: Sequence[Job], children: Children, proc: str) -> list[Docu
 
     async def of_namespace(namespace: str, mine: list[Job]) -> list[Document]:
         async with limit:
-            return await _look_into(mine, children)
+            return await look_into(mine, children)
 
     ordered = sorted(jobs, key=lambda job: place_order(job.place))
     groups = [(ns, list(mine)) for ns, mine in groupby(ordered, key=lambda job: job.place.namespace)]
     return [row for rows in await asyncio.gather(*(of_namespace(*group) for group in groups)) for row in rows]
 
 
-async def _look_into(jobs: list[Job], children: Children) -> list[Document]:
+async def look_into(jobs: list[Job], children: Children) -> list[Document]:
     """One namespace's; a directory that hangs costs its time, and the others get another child."""
     rows: list[Document] = []
     while jobs:

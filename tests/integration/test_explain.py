@@ -165,6 +165,13 @@ def test_in_a_container_and_where_else_it_stands(
     told = json.loads(command.run("explain", "--json", shared.mount_point).stdout)
     assert [(p["namespace"], p["target"], p["lxc_name"]) for p in told["places"]] == [(ct.namespace, "/media", "plex")]
 
+    # It is the host's to mend.
+    shared.set(HANG)
+    outcome = command.run("explain", f"{ct.namespace}:/media")
+    assert outcome.code == 2
+    assert outcome.stdout.endswith(f"to give it up: umount -l {shared.mount_point}\n")
+    shared.set(OK)
+
     outcome = command.run("explain", f"{ct.namespace}:/mnt/own/deep")
     assert outcome.code == 2
     assert f"lxc-attach -n {ct.ctid} -- umount -l /mnt/own" in outcome.stdout or f"pct exec {ct.ctid}" in outcome.stdout

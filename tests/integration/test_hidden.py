@@ -14,7 +14,12 @@ import pytest
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import HANG, FuseServer
 from tests.fakes.fuse_server import mount, unmount
-from tests.integration.looking import LIMIT, Command
+from tests.integration.looking import LIMIT, Command, mounts_at, table
+from watcher import uncovering
+from watcher.children import Children
+from watcher.core.mountinfo import mount_of
+from watcher.model import HOST, Place
+from watcher.uncovering import Job
 
 pytestmark = pytest.mark.kernel
 
@@ -142,3 +147,24 @@ def test_without_the_rights(fuse: FuseServer, mount_dir: MakeDir, command: Comma
     ended = subprocess.run(argv, cwd="/", env=command.environment(), capture_output=True, text=True, timeout=LIMIT)
     assert ended.returncode == 3
     assert ended.stdout == f"{tmp_path}/mnt/nas: needs root (CAP_SYS_ADMIN)\n"
+
+
+async def test_a_disk_that_hangs_costs_its_time_and_no_other_answer(
+    fuse: FuseServer, mount_dir: MakeDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uncovering, "SECONDS", 0.5)
+    monkeypatch.setattr(uncovering, "GRACE", 0.5)
+    disk, other = fuse.mount(mount_dir("disk"), mode=HANG), mount_dir("other")
+    fill(other)
+    (hanging,) = mounts_at(disk.path)
+    base = mount_of(os.fsdecode(other), table())
+    assert base is not None
+    places = [Place(HOST, f"{disk.mount_point}/dead"), Place(HOST, os.fsdecode(other))]
+    jobs = [Job(places[0], None, hanging, None), Job(places[1], None, base, None)]
+    children = Children()
+    try:
+        dead, alive = await uncovering.look_into(jobs, children)
+    finally:
+        children.close()
+    assert dead["error"] == "no answer from its disk within 1 s"
+    assert (alive["error"], alive["files"]) == (None, 4)

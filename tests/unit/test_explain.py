@@ -15,6 +15,7 @@ from watcher.core.explain import (
     nearby,
     normalised,
     past_words,
+    places_of,
     same_file_system,
     watched_on_the_way,
 )
@@ -133,6 +134,14 @@ def test_advice_is_that_of_an_alarm() -> None:
     assert advice_on(stale) == ["Do: revive nas01; hard mounts resume alone"]
     inside = state("/media", "stale", "ct:101", Cause.STALE_HANDLE)
     assert advice_on(inside) == ["Do: pct exec 101 -- umount -l /media; pct exec 101 -- mount /media"]
+
+
+def test_what_the_host_has_too_is_mended_there() -> None:
+    inside = replace(state("/media", "stale", "ct:101", Cause.TIMEOUT))
+    host = replace(state("/mnt/pve/nas01"), mount=inside.mount._replace(mount_point="/mnt/pve/nas01"))
+    assert places_of(inside, [inside, host, state("/mnt/iso")]) == [host.place]
+    stale = replace(inside, cause=Cause.STALE_HANDLE)
+    assert advice_on(stale, [host.place]) == ["Do: umount -l /mnt/pve/nas01; PVE mounts it again"]
 
 
 def test_the_base_of_what_stands_on_one_directory_is_under_all_of_it() -> None:

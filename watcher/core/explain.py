@@ -120,15 +120,22 @@ def _common(one: str, other: str) -> int:
     return length
 
 
-def advice_on(state: MountState) -> list[str]:
-    """What to do about it, in the words of an alarm; nothing where all is well."""
+def places_of(state: MountState, states: Iterable[MountState]) -> list[Place]:
+    """Where else the same superblock directory is watched."""
+    superblock = superblock_of(state.mount)
+    return [s.place for s in states if s.place != state.place and superblock_of(s.mount) == superblock]
+
+
+def advice_on(state: MountState, others: Iterable[Place] = ()) -> list[str]:
+    """What to do about it, in the words of an alarm; nothing where all is well. `others`: where else it stands."""
     kind = _kind(state)
     if kind is None:
         return []
     mount = state.mount
     names = ((state.container.namespace, state.container.name),) if state.container is not None else ()
     options = f"{mount.options},{mount.super_options}"
-    subject = Subject(superblock_of(mount), (state.place,), options, names)
+    places = (state.place,) if kind is Kind.VANISHED else (state.place, *others)
+    subject = Subject(superblock_of(mount), places, options, names)
     member = Member(
         kind=kind,
         subject=subject,
