@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from watcher.children import Child, Children
@@ -20,6 +21,7 @@ from watcher.configfile import may_hang_on
 from watcher.core.entries import inside, target_bytes, utc
 from watcher.core.explain import Address, base_of
 from watcher.core.mountinfo import Tree, mount_of
+from watcher.core.places import MAX_PLACES
 from watcher.core.wording import container_name, count, name, place_order, printable, size
 from watcher.model import HOST, Container, Mount, Place, TableRead
 from watcher.probing import beneath
@@ -32,7 +34,8 @@ Document = dict[str, Any]
 SECONDS = 5.0  # for one directory
 GRACE = 2.0  # seconds more for its answer to come
 MAX_ENTRIES = 1_000_000  # of one directory
-AT_ONCE = 2  # namespaces
+AT_ONCE = 4  # namespaces
+PATIENCE = 60.0  # seconds for all directories of one namespace
 ANSWER_LIMIT = 1 << 16  # bytes of one answer
 
 # Nobody's files lie in these.
@@ -56,14 +59,13 @@ def uncover(settings: Settings, asked: Sequence[Address]) -> Document:
 
 
 async def _uncover(settings: Settings, asked: Sequence[Address]) -> Document:
-    from time import time
-
     children = Children()
     try:
         tables = await read_tables(settings, children)
         rows: list[Document] = []
         jobs: list[Job] = []
-        for place, mount, table in _wanted(settings, asked, tables.by_namespace, rows):
+        notes = list(tables.notes)
+        for place, mount, table in _wanted(settings, asked, tables.by_namespace, rows, notes):
             base = base_of(mount, table.mounts) if mount is not None else mount_of(place.mount_point, table.mounts)
             if base is None or base.fstype in _NO_FILES:
                 if asked:
@@ -77,16 +79,20 @@ async def _uncover(settings: Settings, asked: Sequence[Address]) -> Document:
         return {
             "checked_at": utc(time()),
             "places": rows,
-            "notes": [printable(note) for note in tables.notes],
+            "notes": [printable(note) for note in notes],
         }
     finally:
         children.close()
 
 
 def _wanted(
-    settings: Settings, asked: Sequence[Address], tables: Mapping[str, TableRead], rows: list[Document]
+    settings: Settings,
+    asked: Sequence[Address],
+    tables: Mapping[str, TableRead],
+    rows: list[Document],
+    notes: list[str],
 ) -> Iterator[tuple[Place, Mount | None, TableRead]]:
-    """The directories, each once; `rows` gets what cannot be one."""
+    """The directories, each once; `rows` gets what cannot be one, `notes` what is left out."""
     chosen = rules_of(settings).watched
     if asked:
         for address in dict.fromkeys(asked):
@@ -101,10 +107,17 @@ def _wanted(
                 yield place, None, table
         return
     for namespace, table in tables.items():
-        tree = Tree(table.mounts)
+        tree, number = Tree(table.mounts), 0
         for mount in table.mounts:
             if chosen.watches(namespace, mount) and tree.is_visible(mount):
-                yield Place(namespace, mount.mount_point), mount, table
+                number += 1
+                if namespace == HOST or number <= MAX_PLACES:
+                    yield Place(namespace, mount.mount_point), mount, table
+        if namespace != HOST and number > MAX_PLACES:
+            who = container_name(namespace)
+            notes.append(
+                f"{who}: {count(number - MAX_PLACES, 'more mount')} not looked under, since there are too many"
+            )
 
 
 def _is_risky(base: Mount, table: TableRead, settings: Settings) -> bool:
@@ -132,6 +145,7 @@ async def _look(jobs: Sequence[Job], children: Children, proc: str) -> list[Docu
 async def look_into(jobs: list[Job], children: Children) -> list[Document]:
     """One namespace's; a directory that hangs costs its time, and the others get another child."""
     rows: list[Document] = []
+    ends = monotonic() + PATIENCE
     while jobs:
         container = jobs[0].container
         pid, start = (container.init_pid, container.start_time) if container is not None else (0, 0)
@@ -149,6 +163,8 @@ async def look_into(jobs: list[Job], children: Children) -> list[Document]:
         try:
             answers = _Answers(child)
             for done, job in enumerate(jobs):
+                if monotonic() > ends:
+                    return rows + [_of(left, f"not looked at within {PATIENCE:g} s: name it") for left in jobs[done:]]
                 answer = await answers.next()
                 if answer is None or answer.get("id") != str(done):
                     rows.append(_of(job, f"no answer from its disk within {SECONDS + GRACE:g} s"))

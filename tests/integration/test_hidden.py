@@ -17,8 +17,10 @@ from tests.fakes.fuse_server import mount, unmount
 from tests.integration.looking import LIMIT, Command, mounts_at, table
 from watcher import uncovering
 from watcher.children import Children
+from watcher.config import parse
 from watcher.core.mountinfo import mount_of
 from watcher.model import HOST, Place
+from watcher.settings import Settings
 from watcher.uncovering import Job
 
 pytestmark = pytest.mark.kernel
@@ -168,3 +170,18 @@ async def test_a_disk_that_hangs_costs_its_time_and_no_other_answer(
         children.close()
     assert dead["error"] == "no answer from its disk within 1 s"
     assert (alive["error"], alive["files"]) == (None, 4)
+
+
+def test_a_container_full_of_mounts_is_looked_at_in_part(
+    lxc: Containers, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uncovering, "MAX_PLACES", 2)
+    ct = lxc.start(name="plex")
+    for n in range(4):
+        ct.fuse.mount(f"/mnt/{n}", mode=HANG)
+    command.look_into(lxc)
+    settings = parse(command.config.read_text(), "test", strict=True, defaults=Settings()).settings
+    found = uncovering.uncover(settings, [])
+    mine = [row["target"] for row in found["places"] if row["lxc_id"] == ct.ctid]
+    assert sorted(mine) == ["/mnt/0", "/mnt/1"]
+    assert f"CT {ct.ctid}: 2 more mounts not looked under, since there are too many" in found["notes"]
