@@ -25,13 +25,14 @@ from watcher.core.explain import (
     same_file_system,
     watched_on_the_way,
 )
-from watcher.core.filters import literal
+from watcher.core.filters import Filter, literal
 from watcher.core.messages import describe_type
 from watcher.core.mountinfo import mount_of
 from watcher.core.radius import Radius, line
+from watcher.core.underneath import Underneath
 from watcher.core.wording import CAUSES, container_name, count, duration, name, printable
 from watcher.history import load_history
-from watcher.model import HOST, Cause, Mount, Place, TableRead
+from watcher.model import HOST, Cause, Mount, MountState, Place, TableRead
 from watcher.output import CRITICAL, OK, STATUS_WORDS, WARNING
 from watcher.rules import rules_of
 from watcher.schema import StoreError
@@ -51,6 +52,8 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
     lies_on = mount_of(asked.path, table.mounts) if table is not None else None
     entry, answered_by = _from_service(settings, asked, lies_on, notes), "service"
     chosen = rules_of(settings).watched
+    if entry is None and (state := _disk_in_its_place(asked, tables, chosen)) is not None:
+        entry, answered_by = detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}, "tables"
     if entry is None and lies_on is not None and chosen.watches(asked.namespace, lies_on):
         entry, answered_by = (
             _by_probe(settings, Place(asked.namespace, lies_on.mount_point), tables, environ, notes),
@@ -121,6 +124,15 @@ def _by_probe(
     elsewhere, _ = same_file_system(state.mount, state.place, tables.by_namespace)
     others = [e.place for e in elsewhere if e.root == state.mount.root]
     return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state, others)}
+
+
+def _disk_in_its_place(asked: Address, tables: Tables, chosen: Filter) -> MountState | None:
+    """That a container sees the disk under a mount of the host's there, which the tables alone tell."""
+    underneath = Underneath(chosen)
+    for namespace in (HOST, asked.namespace):
+        if (table := tables.by_namespace.get(namespace)) is not None:
+            underneath.handle(table, monotonic())
+    return watched_on_the_way(asked, underneath.snapshot())
 
 
 def _short(mount: Mount) -> Document:

@@ -182,6 +182,39 @@ def test_in_a_container_and_where_else_it_stands(
     assert "no such container runs" in outcome.stderr
 
 
+def test_a_container_that_sees_the_disk(
+    fuse: FuseServer, lxc: Containers, mount_dir: MakeDir, command: Command
+) -> None:
+    directory = mount_dir("nas")
+    ct = lxc.start("", name="arr", binds={directory.decode(): "/data"})
+    nas = fuse.mount(directory, source="nas01:/export")
+    command.look_into(lxc)
+    outcome = command.run("explain", f"{ct.namespace}:/data/x")
+    assert (outcome.code, outcome.stderr) == (2, "")
+    first, second, *rest = outcome.stdout.splitlines()
+    assert (first, second) == (f"NOT MOUNTED: CT {ct.ctid} arr /data", "  nas01:/export; fuse.test")
+    assert [line for line in rest if "sees the disk under nas01:/export" in line]
+    assert rest[-1].startswith("Do: ")
+    assert "what it wrote there meanwhile" in rest[-1]
+    assert nas.counters().requests.get("STATFS", 0) == 0
+
+
+async def test_the_service_is_asked_of_containers_too(site: Site, lxc: Containers) -> None:
+    nas = site.mount("nas")
+    ct = lxc.start(name="plex", binds={nas.mount_point: "/media"})
+    own = ct.fuse.mount("/mnt/own", mode=HANG)
+    site.write_config(lxc=lxc)
+    async with site.service() as service:
+        await service.wait_for_line(f"stale: {ct.namespace}:/mnt/own")
+        told = document(await site.run("explain", "--json", f"{ct.namespace}:/mnt/own/x"))
+        assert (told["answered_by"], told["mount"]["status"], told["mount"]["lxc_name"]) == ("service", "stale", "plex")
+        told = document(await site.run("explain", "--json", f"{ct.namespace}:/media"))
+        assert (told["answered_by"], told["mount"]["status"]) == ("service", "ok")
+        assert [place["target"] for place in told["places"]] == [nas.mount_point]
+        assert await service.end() == 0
+    assert own.counters().parked <= 1
+
+
 # ---- what hangs on it
 
 

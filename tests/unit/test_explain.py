@@ -1,3 +1,5 @@
+"""What a path is taken for, and what is said of the mount that it lies on: without any file."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Configurations of Proxmox VE and LXC as they are written, and broken ones; the line for people."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
