@@ -53,7 +53,7 @@ def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: st
 
     Exit codes: 0 ok; 1 a warning; 2 stale, missing, or no watched mount there; 3 usage or internal error.
     """
-    from watcher import explaining
+    from watcher import explained, explaining
 
     asked = _address(path)
     try:
@@ -63,11 +63,11 @@ def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: st
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        for line in explaining.lines(document):
+        for line in explained.lines(document):
             click.echo(line)
     for note in document["notes"]:
         click.echo(f"watcher: {note}", err=True)
-    ctx.exit(explaining.exit_code(document))
+    ctx.exit(explained.exit_code(document))
 
 
 @click.command("hidden")
