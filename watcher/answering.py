@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, time
 from typing import Any
 
 from watcher import __version__
+from watcher.core.entries import detailed_entry
+from watcher.core.explain import Address, advice_on, places_of, watched_on_the_way
 from watcher.core.filters import server_of
 from watcher.core.quiet import Window
 from watcher.core.silences import matching
@@ -17,7 +20,7 @@ from watcher.status.answers import Health
 
 
 class Answering:
-    """Silences and health of the running service."""
+    """Silences, health and mounts of the running service."""
 
     def __init__(
         self,
@@ -48,6 +51,14 @@ class Answering:
     def matches(self, patterns: Sequence[str]) -> int:
         mounts = {s.place: server_of(s.mount.fstype, s.mount.source) for s in self._states()}
         return len(matching(patterns, mounts))
+
+    def mount_on(self, path: Address) -> dict[str, Any] | None:
+        states = self._states()
+        state = watched_on_the_way(path, states)
+        if state is None:
+            return None
+        advice = advice_on(state, places_of(state, states))
+        return detailed_entry(state, time() - monotonic()) | {"advice": advice}
 
     def health(self) -> Health:
         figures: Mapping[str, Any] = {

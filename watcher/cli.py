@@ -18,6 +18,7 @@ import click
 
 from watcher import __version__
 from watcher.commands import ASKING, FAILURE, Refused, config_option
+from watcher.inspecting import INSPECTING
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
@@ -222,7 +223,7 @@ def _mute_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-for _command in ASKING:
+for _command in (*ASKING, *INSPECTING):
     watcher.add_command(_command)
 
 

@@ -41,8 +41,8 @@ _SIZE_LIMIT = 1 << 22
 
 
 @lru_cache(256)  # each of 200 containers has a configuration file to be looked for
-def is_remote(fstype: str) -> bool:
-    """Whether a file system of this type may hang: one that is watched by default, or what a trigger stands for."""
+def may_hang_on(fstype: str) -> bool:
+    """Whether a file system of this type is watched by default, or is an autofs trigger."""
     return fstype == "autofs" or any(fnmatchcase(fstype, pattern) for pattern in Watch().fstypes)
 
 
@@ -54,7 +54,7 @@ def may_hang(path: str, mounts: Sequence[Mount]) -> bool:
 
     def remote(at: str) -> bool:
         mount = mount_of(at, mounts)
-        return mount is not None and is_remote(mount.fstype)
+        return mount is not None and may_hang_on(mount.fstype)
 
     at, rest, links = "/", path.split("/")[::-1], 0
     while rest:
@@ -86,7 +86,7 @@ def resolved(path: str, mounts: Sequence[Mount]) -> str:
             continue
         step = os.path.dirname(at) if name == ".." else f"{at.rstrip('/')}/{name}"
         mount = mount_of(step, mounts)
-        if mount is not None and is_remote(mount.fstype):
+        if mount is not None and may_hang_on(mount.fstype):
             return "/".join([step, *(part for part in rest[::-1] if part not in ("", "."))])
         try:
             link = os.readlink(step)

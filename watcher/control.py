@@ -21,6 +21,7 @@ from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, FileReader, LastGood, may_hang
 from watcher.core.mountinfo import parse
 from watcher.core.wording import count, duration, name
+from watcher.settings import Settings
 from watcher.values import parse_time_of_day, shown
 
 ANSWER_LIMIT = 10.0  # seconds
@@ -84,26 +85,31 @@ def ask(path: str, method: str, route: str, body: object = None) -> Answer:
         connection.close()
 
 
-async def socket_path(explicit: str | None, environ: Mapping[str, str]) -> str:
-    """Where the service listens, by the configuration that it most likely runs on. Raises ConfigError, Unreachable."""
+async def settings_in_force(explicit: str | None, environ: Mapping[str, str]) -> Settings:
+    """The settings that a service most likely runs on. Raises ConfigError."""
     children = Children()
     try:
         mounts = parse(procfs.read("/proc/self/mountinfo"))
         file = ConfigFile(explicit, environ, FileReader(children))
         try:
-            settings = file.parse(await file.text(mounts)).settings
+            return file.parse(await file.text(mounts)).settings
         except ConfigError:
             # With a file that cannot be used the service goes on as before.
             copy = LastGood(file.defaults.state.path, file.path)
             text = copy.load() if not may_hang(str(copy.path), mounts) else None
             if text is None:
                 raise
-            settings = file.parse(text, name=str(copy.path)).settings
-        if not settings.status.socket:
-            raise Unreachable('[status] socket is "" in the configuration: the service cannot be asked')
-        return settings.status.socket
+            return file.parse(text, name=str(copy.path)).settings
     finally:
         children.close()
+
+
+async def socket_path(explicit: str | None, environ: Mapping[str, str]) -> str:
+    """Where the service listens, by the configuration that it most likely runs on. Raises ConfigError, Unreachable."""
+    settings = await settings_in_force(explicit, environ)
+    if not settings.status.socket:
+        raise Unreachable('[status] socket is "" in the configuration: the service cannot be asked')
+    return settings.status.socket
 
 
 # ---- commands: (socket, arguments, where to say what) -> exit code or nothing
@@ -168,6 +174,19 @@ def health(path: str, *, as_json: bool, say: Say) -> int:
         for reason in answer.body.get("reasons", []):
             say(f"UNHEALTHY: {name(str(reason), 500)}")
     return 0 if answer.body.get("healthy") is True else 1
+
+
+def mount_on(path: str, place: str) -> dict[str, Any] | None:
+    """What the service knows of the mount that a path lies on; None if it watches none there.
+
+    `place`: "ct:101:/mnt/x", or a path. Raises Unreachable, NoAnswer.
+    """
+    query = quote(place, safe="/:", errors="surrogateescape")
+    answer = ask(path, "GET", f"mounts?on={query}").or_refuse()
+    mounts = answer.get("mounts") if isinstance(answer, dict) else None
+    if not isinstance(mounts, list) or not all(isinstance(entry, dict) for entry in mounts):
+        raise Unreachable("the service answers nonsense")
+    return mounts[0] if mounts else None
 
 
 # ---- times

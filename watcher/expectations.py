@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from watcher import procfs
 from watcher.children import Children
-from watcher.configfile import is_remote, may_hang, resolved
+from watcher.configfile import may_hang, may_hang_on, resolved
 from watcher.core import expected as texts
 from watcher.core.missing import binds
 from watcher.files import names_in, read_regular
@@ -64,7 +64,7 @@ class Expectations:
         ]
         host = [_without_links(e, mounts) for e in host]
         bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
-        remote = [m for m in mounts if is_remote(m.fstype) and m.fstype != "autofs"]
+        remote = [m for m in mounts if may_hang_on(m.fstype) and m.fstype != "autofs"]
         inside = [e for c in containers for e in self._inside_fstab(c)]
         return ExpectedRead((*host, *binds(bound, host, remote), *inside), complete=not self._unread)
 

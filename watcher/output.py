@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from base64 import b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from watcher.core.capacity import CapacityState
-from watcher.core.filters import server_of
+from watcher.core.entries import bytes_of, inside, mount_entry, sizes, utc
 from watcher.core.wording import (
     CAUSES,
     cause_words,
     container_name,
     count,
-    is_lossy,
     name,
     place_order,
     printable,
     size,
 )
-from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Usage
+from watcher.model import HOST, Container, Kind, MountState, Place, Usage
 from watcher.once import Findings
 
 if TYPE_CHECKING:
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 OK, WARNING, CRITICAL = 0, 1, 2
 
 # Worst first; also the words that people read.
-_WORDS = {
+STATUS_WORDS = {
     "stale": "STALE",
     "missing": "NOT MOUNTED",
     "unknown": "unknown",
@@ -39,7 +35,7 @@ _WORDS = {
     "denied": "not checkable",
     "ok": "ok",
 }
-_RANK = {status: rank for rank, status in enumerate(_WORDS)}
+_RANK = {status: rank for rank, status in enumerate(STATUS_WORDS)}
 _STYLES = {"stale": "bold red", "missing": "bold red", "unknown": "yellow", "slow": "yellow", "ok": "green"}
 _JSON_STATUSES = ("ok", "readonly", "denied", "stale", "missing", "unknown")
 
@@ -71,11 +67,11 @@ def worst_first(states: Sequence[MountState]) -> list[MountState]:
 
 def to_json(findings: Findings, host: str) -> dict[str, Any]:
     """The document of `--json`."""
-    mounts = [_entry(state, findings) for state in worst_first(findings.states)]
+    mounts = [mount_entry(state, findings.clock_offset) for state in worst_first(findings.states)]
     summary = {"total": len(mounts)} | {s: sum(m["status"] == s for m in mounts) for s in _JSON_STATUSES}
     return {
         "host": host,
-        "checked_at": _utc(findings.checked_at),
+        "checked_at": utc(findings.checked_at),
         "duration_seconds": round(findings.duration, 3),
         "summary": summary,
         "mounts": mounts,
@@ -84,79 +80,22 @@ def to_json(findings: Findings, host: str) -> dict[str, Any]:
     }
 
 
-def _entry(state: MountState, findings: Findings) -> dict[str, Any]:
-    mount = state.mount
-    status = "unknown" if state.status == "slow" else state.status
-    reachable = {"ok": True, "readonly": True, "stale": False, "missing": False}.get(status)
-    entry: dict[str, Any] = {
-        "namespace": state.place.namespace,
-        "source": printable(mount.source),
-        "target": printable(mount.mount_point),
-        "fstype": printable(mount.fstype),
-        "options": printable(",".join(dict.fromkeys(f"{mount.options},{mount.super_options}".split(",")))),
-        "readonly": state.readonly,
-        "status": status,
-        "reachable": reachable,
-        "cause": state.cause.value if state.cause else None,
-        "error": printable(state.error) or None,
-        "proxmox_managed": state.place.namespace == HOST and mount.mount_point.startswith("/mnt/pve/"),
-        **_inside(state.place, state.container),
-        **_sizes(state.usage),
-        "device": mount.device or None,  # of what is missing there is none
-        "root": printable(mount.root),
-        "mount_id": mount.mount_id or None,
-        "server": (lambda server: printable(server) if server else None)(server_of(mount.fstype, mount.source)),
-        "latency_seconds": state.latency,
-        "since": _utc(state.since + findings.clock_offset) if state.since is not None else None,
-    }
-    return entry | _bytes_of(mount)
-
-
 def _capacity_entry(state: CapacityState) -> dict[str, Any]:
     mount = state.mount
     entry: dict[str, Any] = {
         "namespace": printable(state.place.namespace),
-        **_inside(state.place, state.container),
+        **inside(state.place, state.container),
         "source": printable(mount.source),
         "target": printable(mount.mount_point),
         "fstype": printable(mount.fstype),
         "readonly": state.readonly,
-        **_sizes(state.usage),
+        **sizes(state.usage),
         "full": state.full,
         "error": printable(state.error) or None,
         "device": mount.device,
         "root": printable(mount.root),
     }
-    return entry | _bytes_of(mount)
-
-
-def _inside(place: Place, container: Container | None) -> dict[str, Any]:
-    """In which container it stands, if it does in one."""
-    return {
-        "lxc_id": printable(place.namespace.removeprefix("ct:")) if place.namespace != HOST else None,
-        "lxc_name": printable(container.name) or None if container else None,
-        "lxc_pid": container.init_pid if container else None,
-    }
-
-
-def _sizes(usage: Usage | None) -> dict[str, Any]:
-    return {
-        "total_bytes": usage.total if usage else None,
-        "used_bytes": usage.used if usage else None,
-        "available_bytes": usage.available if usage else None,
-        "usage_percent": round(100 * usage.used / usage.total, 1) if usage and usage.total else None,
-    }
-
-
-def _bytes_of(mount: Mount) -> dict[str, str]:
-    """The mount point as it is, where its text is not."""
-    if not is_lossy(mount.mount_point):
-        return {}
-    return {"target_bytes": b64encode(os.fsencode(mount.mount_point)).decode("ascii")}
-
-
-def _utc(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return entry | bytes_of(mount)
 
 
 # ---- for people
@@ -229,7 +168,7 @@ def _where(place: Place, container: Container | None) -> str:
 
 
 def _status(state: MountState) -> str:
-    word = _WORDS[state.status]
+    word = STATUS_WORDS[state.status]
     if state.unexpected_readonly and state.status != "stale":
         word = "READ-ONLY"
     return f"{word} (shown only)" if state.show_only and state.status not in ("ok", "readonly") else word
@@ -253,8 +192,8 @@ def _cause(state: MountState) -> str:
 def summary(findings: Findings) -> str:
     """One line below the table."""
     tally = [
-        f"{number} {_WORDS[status]}"
-        for status in _WORDS
+        f"{number} {STATUS_WORDS[status]}"
+        for status in STATUS_WORDS
         if (number := sum(state.status == status for state in findings.states))
     ]
     if findings.unmatched and not findings.states:

@@ -91,9 +91,11 @@ def test_pure_module_passes() -> None:
     ("path", "beside"),
     [
         ("probing/asking.py", ()),
+        ("probing/beneath.py", ()),
         ("probing/child.py", ()),
         ("probing/inside.py", ("child", "watcher.probing.child")),
         ("sources/titles.py", ()),
+        ("sources/users.py", ()),
     ],
 )
 def test_children_stand_alone(path: str, beside: tuple[str, ...]) -> None:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qs
 
 import msgspec
 
+from watcher.core.explain import Address, address
 from watcher.core.quiet import Window
 from watcher.core.silences import LONGEST, MAX_SILENCES
 from watcher.core.vitals import Verdict
@@ -50,6 +52,10 @@ class Service(Protocol):
         ...
 
     def health(self) -> Health: ...
+
+    def mount_on(self, path: Address) -> dict[str, Any] | None:
+        """The watched mount that a path lies on, as `core.entries` has it, with what to do; None if there is none."""
+        ...
 
 
 class Problem(Exception):
@@ -157,6 +163,25 @@ def window_json(window: Window, holds: bool, matches: int) -> dict[str, Any]:
 
 def health_json(health: Health) -> dict[str, Any]:
     return {"healthy": health.verdict.healthy, "reasons": list(health.verdict.reasons), **health.figures}
+
+
+def path_asked(query: str) -> Address:
+    """The path that the query of a request names. Raises Problem."""
+    try:
+        asked = parse_qs(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=4)
+    except ValueError:
+        asked = {}
+    paths = asked.pop("on", [])
+    if asked or len(paths) != 1:
+        raise Problem(400, "name one path, such as ?on=/mnt/media or ?on=ct:101:/mnt/media")
+    try:
+        return address(paths[0])
+    except ValueError as e:
+        raise Problem(422, f"{shown(paths[0])} {e}") from None
+
+
+def mounts_json(entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"mounts": [] if entry is None else [entry]}
 
 
 def time_json(wall: float) -> str:

@@ -20,6 +20,8 @@ from watcher.status.answers import (
     Problem,
     Service,
     health_json,
+    mounts_json,
+    path_asked,
     problem,
     refuse_if_crowded,
     silence_json,
@@ -46,6 +48,7 @@ class Api:
         app.add_routes(
             [
                 web.get("/api/v1/health", self._health),
+                web.get("/api/v1/mounts", self._mounts),
                 web.get("/api/v1/silences", self._silences),
                 web.post("/api/v1/silences", self._silence),
                 web.delete("/api/v1/silences/{id}", self._unsilence),
@@ -77,6 +80,11 @@ class Api:
     async def _health(self, request: web.Request) -> web.Response:
         health = self._service.health()
         return _json(health_json(health), 200 if health.verdict.healthy else 503)
+
+    async def _mounts(self, request: web.Request) -> web.Response:
+        # The query as it came: aiohttp's own decoding knows no bytes that are not UTF-8.
+        asked = path_asked(request.rel_url.raw_query_string)
+        return _json(mounts_json(self._service.mount_on(asked)))
 
     async def _silences(self, request: web.Request) -> web.Response:
         service = self._service
@@ -122,7 +130,7 @@ class Api:
 
 
 _DETAILS = {
-    404: "there are /api/v1/silences, /api/v1/silences/ID and /api/v1/health",
+    404: "there are /api/v1/mounts, /api/v1/silences, /api/v1/silences/ID and /api/v1/health",
     405: "not with this method",
     413: f"the body has more than {MAX_BODY} bytes",
 }

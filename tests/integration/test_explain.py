@@ -1,0 +1,279 @@
+"""`watcher explain`, run as a person runs it: with a service and without, on the host and in a container."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.containers import Containers
+from tests.fakes.fuse import HANG, OK, FuseServer
+from tests.fakes.fuse_server import mount, unmount
+from tests.integration.looking import Command
+from tests.integration.service import Outcome, Site
+from watcher.control import ask
+
+pytestmark = pytest.mark.kernel
+
+MakeDir = Callable[..., bytes]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as site:
+        yield site
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    assert "Traceback" not in outcome.err, outcome.err
+    read: dict[str, Any] = json.loads(outcome.out)
+    return read
+
+
+# ---- with a service
+
+
+async def test_a_stale_mount_with_its_history_asked_of_the_service(site: Site) -> None:
+    nas = site.mount("nas", source="nas01:/export", fstype="fuse.sshfs")
+    site.write_config()
+    async with site.service() as service:
+        await service.wait_for_line("watching")
+        nas.set(HANG)
+        await service.wait_for_line("stale: ")
+        asked = nas.counters().requests
+        path = f"{site.place('nas')}/films/../films/1.mkv"
+        outcome = await site.run("explain", "--json", path)
+        told = document(outcome)
+        assert (outcome.code, told["answered_by"]) == (2, "service")
+        assert told["asked"] == {"namespace": "host", "path": f"{site.place('nas')}/films/1.mkv"}
+        entry = told["mount"]
+        assert (entry["status"], entry["cause"], entry["server"]) == ("stale", "timeout", "nas01")
+        assert entry["target"] == site.place("nas")
+        assert told["advice"] == [
+            f"Do: see to the process that serves it; to give it up: umount -l {site.place('nas')}"
+        ]
+        # Nothing but the service's own probes has come to the mount.
+        assert {k: v for k, v in nas.counters().requests.items() if k != "STATFS"} == {
+            k: v for k, v in asked.items() if k != "STATFS"
+        }
+        nas.set(OK)
+        await service.wait_for_line("stale no more: ")
+        assert await service.end() == 0
+
+    outcome = await site.run("explain", site.place("nas"))
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith(f"ok: host {site.place('nas')}\n  nas01:/export; fuse.sshfs\n")
+    assert "Judged by one probe" in outcome.out
+    history = outcome.out.partition("History, the latest first\n")[2].splitlines()
+    assert [line.split("  ")[2].partition(":")[0] for line in history] == ["ok again", "stale"]
+
+
+async def test_the_service_asked_badly(site: Site) -> None:
+    site.write_config()
+    async with site.service() as service:
+        await service.wait_until(lambda: site.socket.exists(), "it listens")
+        for query, status in (("", 400), ("?on=", 422), ("?on=ct:1", 422), ("?x=1", 400), ("?on=/a&on=/b", 400)):
+            answer = await asyncio.to_thread(ask, str(site.socket), "GET", f"mounts{query}")
+            assert answer.status == status, (query, answer)
+        answer = await asyncio.to_thread(ask, str(site.socket), "GET", "mounts?on=/%ff%0a")
+        assert (answer.status, answer.body) == (200, {"mounts": []})
+        assert await service.end() == 0
+
+
+# ---- without one
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    (tmp_path / "mnt").mkdir()
+    return Command(tmp_path, watch=tmp_path / "mnt")
+
+
+def test_by_a_probe_that_hangs(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
+    nas = fuse.mount(mount_dir("mnt/nas"), source="nas01:/export", fstype="fuse.sshfs", mode=HANG)
+    other = fuse.mount(mount_dir("mnt/other"))
+    outcome = command.run("explain", f"{nas.path.decode()}/a/b")
+    assert (outcome.code, outcome.stderr) == (2, "")
+    first, second, *rest = outcome.stdout.splitlines()
+    assert (first, second) == (f"STALE: host {nas.path.decode()}", "  nas01:/export; fuse.sshfs")
+    assert "  NO ANSWER: no answer within 1 s" in rest
+    assert "  Judged by one probe: no service was asked" in rest
+    assert other.counters().requests.get("STATFS", 0) == 0  # only what was asked for
+
+
+def test_wrong_and_partial_paths_list_what_is_there(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
+    nas, iso = (fuse.mount(mount_dir(f"mnt/{n}"), mode=HANG).path.decode() for n in ("nas", "iso"))
+    parent = nas.rpartition("/")[0]
+    for path, first in ((parent, iso), (f"{nas}x", nas), (f"{parent}/na", nas), ("/", iso)):
+        outcome = command.run("explain", path)
+        assert (outcome.code, outcome.stderr) == (2, "")
+        lines = outcome.stdout.splitlines()
+        assert lines[0] == f"No watched mount holds {path}"
+        listed = lines[lines.index("Watched are") + 1 :]
+        assert listed[0].strip() == first
+        assert {line.strip() for line in listed} == {nas, iso}
+    told = json.loads(command.run("explain", "--json", parent).stdout)
+    assert (told["mount"], told["answered_by"]) == (None, None)
+    assert [place["target"] for place in told["nearby"]] == [iso, nas]
+
+
+def test_what_is_mounted_over_it_is_another_matter(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
+    nas = fuse.mount(mount_dir("mnt/nas"))
+    command.sections["watch"] += '\nfstypes = ["fuse.*"]'
+    command.write()
+    mount(b"none", nas.path, b"tmpfs")
+    try:
+        outcome = command.run("explain", f"{nas.path.decode()}/x")
+        assert outcome.code == 2
+        assert f"It lies on {nas.path.decode()} (none, tmpfs), which is not watched" in outcome.stdout
+    finally:
+        unmount(nas.path)
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("ct:101", "names no path"), ("ct:../x:/y", "names no container"), ("ct:101:x", "names no path"), ("", "no path")],
+)
+def test_what_is_no_path(command: Command, path: str, word: str) -> None:
+    outcome = command.run("explain", path)
+    assert outcome.code == 3
+    assert word in outcome.stderr
+    assert outcome.stdout == ""
+
+
+# ---- containers
+
+
+def test_in_a_container_and_where_else_it_stands(
+    fuse: FuseServer, lxc: Containers, mount_dir: MakeDir, command: Command
+) -> None:
+    shared = fuse.mount(mount_dir("nas"), source="nas01:/media", fstype="fuse.sshfs")
+    ct = lxc.start(name="plex", user_namespace=True, binds={shared.mount_point: "/media"})
+    own = ct.fuse.mount("/mnt/own", mode=HANG, source="nas02:/own")
+    command.look_into(lxc)
+
+    outcome = command.run("explain", f"{ct.namespace}:/media/films")
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.stdout.startswith(f"ok: CT {ct.ctid} plex /media\n")
+    assert f"  The same file system stands at\n    host {shared.mount_point}\n" in outcome.stdout
+    told = json.loads(command.run("explain", "--json", shared.mount_point).stdout)
+    assert [(p["namespace"], p["target"], p["lxc_name"]) for p in told["places"]] == [(ct.namespace, "/media", "plex")]
+
+    # It is the host's to mend.
+    shared.set(HANG)
+    outcome = command.run("explain", f"{ct.namespace}:/media")
+    assert outcome.code == 2
+    assert outcome.stdout.endswith(f"to give it up: umount -l {shared.mount_point}\n")
+    shared.set(OK)
+
+    outcome = command.run("explain", f"{ct.namespace}:/mnt/own/deep")
+    assert outcome.code == 2
+    assert f"lxc-attach -n {ct.ctid} -- umount -l /mnt/own" in outcome.stdout or f"pct exec {ct.ctid}" in outcome.stdout
+    assert own.counters().parked == 1
+
+    outcome = command.run("explain", "ct:999999999:/media")
+    assert outcome.code == 2
+    assert "no such container runs" in outcome.stderr
+
+
+def test_a_container_that_sees_the_disk(
+    fuse: FuseServer, lxc: Containers, mount_dir: MakeDir, command: Command
+) -> None:
+    directory = mount_dir("nas")
+    ct = lxc.start("", name="arr", binds={directory.decode(): "/data"})
+    nas = fuse.mount(directory, source="nas01:/export")
+    command.look_into(lxc)
+    outcome = command.run("explain", f"{ct.namespace}:/data/x")
+    assert (outcome.code, outcome.stderr) == (2, "")
+    first, second, *rest = outcome.stdout.splitlines()
+    assert (first, second) == (f"NOT MOUNTED: CT {ct.ctid} arr /data", "  nas01:/export; fuse.test")
+    assert [line for line in rest if "sees the disk under nas01:/export" in line]
+    assert rest[-1].startswith("Do: ")
+    assert "what it wrote there meanwhile" in rest[-1]
+    assert nas.counters().requests.get("STATFS", 0) == 0
+
+
+async def test_the_service_is_asked_of_containers_too(site: Site, lxc: Containers) -> None:
+    nas = site.mount("nas")
+    ct = lxc.start(name="plex", binds={nas.mount_point: "/media"})
+    own = ct.fuse.mount("/mnt/own", mode=HANG)
+    site.write_config(lxc=lxc)
+    async with site.service() as service:
+        await service.wait_for_line(f"stale: {ct.namespace}:/mnt/own")
+        told = document(await site.run("explain", "--json", f"{ct.namespace}:/mnt/own/x"))
+        assert (told["answered_by"], told["mount"]["status"], told["mount"]["lxc_name"]) == ("service", "stale", "plex")
+        told = document(await site.run("explain", "--json", f"{ct.namespace}:/media"))
+        assert (told["answered_by"], told["mount"]["status"]) == ("service", "ok")
+        assert [place["target"] for place in told["places"]] == [nas.mount_point]
+        assert await service.end() == 0
+    assert own.counters().parked <= 1
+
+
+# ---- what hangs on it
+
+
+def test_what_hangs_on_it(
+    fuse: FuseServer, lxc: Containers, mount_dir: MakeDir, command: Command, tmp_path: Path
+) -> None:
+    """Storages, guests and processes: one that has a directory of it, one that waits in open(2), one of a container."""
+    nas = fuse.mount(mount_dir("nas"), source="nas01:/media", fstype="fuse.sshfs")
+    ct = lxc.start(name="plex", binds={nas.mount_point: "/media"})
+    pve = tmp_path / "pve"
+    for name, text in (
+        ("storage.cfg", f"nfs: nas01\n\tpath {nas.mount_point}\n\tserver nas01\n\texport /media\n"),
+        ("lxc/105.conf", f"hostname: arr\nmp0: {nas.mount_point}/films,mp=/films\n"),
+        ("qemu-server/200.conf", "name: win\nscsi0: nas01:200/vm-200-disk-0.qcow2,size=32G\n"),
+    ):
+        (pve / name).parent.mkdir(parents=True, exist_ok=True)
+        (pve / name).write_text(text)
+    command.look_into(lxc)
+    command.sections["paths"] = command.sections["paths"].replace("lxc_config = [", f'lxc_config = ["{pve}/lxc", ')
+    command.write()
+    with contextlib.ExitStack() as processes:
+        here = processes.enter_context(subprocess.Popen(["sleep", "1000"], cwd=nas.mount_point))
+        processes.callback(here.kill)
+        nas.set(HANG)
+        waiting = processes.enter_context(
+            subprocess.Popen(["stat", "-f", f"{nas.mount_point}/."], stdout=subprocess.DEVNULL)
+        )
+        processes.callback(nas.abort)
+        nas.wait_parked(1)
+        outcome = command.run("explain", "--json", nas.mount_point)
+        assert outcome.code == 2, outcome
+        told = outcome.document
+        found = told["radius"]
+        assert found["storages"] == ["nas01"]
+        assert [(g["type"], g["id"], g["name"], g["how"]) for g in found["guests"]] == [
+            ("ct", "105", "arr", "bind"),
+            ("vm", "200", "win", "disk"),
+        ]
+        processes_found = {p["pid"]: p for p in found["processes"]}
+        assert processes_found[here.pid] == {
+            "pid": here.pid, "name": "sleep", "namespace": "host", "blocked": False, "uses": True,
+        }  # fmt: skip
+        assert processes_found[waiting.pid]["blocked"]
+        assert not [p for p in found["processes"] if p["name"].startswith("python")]
+        shown = command.run("explain", f"{ct.namespace}:/media").stdout
+        assert "  Hangs on it: PVE storage nas01; CT 105 arr, VM 200 win (disk); " in shown
+        assert told["notes"] == []
+
+
+def test_a_configuration_that_hangs_costs_its_time_only(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
+    """As /etc/pve does when the cluster's file system is stuck: the processes are told all the same."""
+    nas, pve = fuse.mount(mount_dir("mnt/nas")), fuse.mount(mount_dir("pve"))
+    command.sections["paths"] += f'\nlxc_config = ["{pve.mount_point}/lxc"]'
+    command.write()
+    with subprocess.Popen(["sleep", "1000"], cwd=nas.mount_point) as here:
+        pve.set(HANG)
+        outcome = command.run("explain", "--json", nas.mount_point)
+        here.kill()
+    assert outcome.code == 0
+    assert [p["pid"] for p in outcome.document["radius"]["processes"]] == [here.pid]
+    assert outcome.document["notes"] == ["what is configured on it could not all be read in time"]
+    pve.set(OK)

@@ -1,0 +1,156 @@
+"""Configurations of Proxmox VE and LXC as they are written, and broken ones; the line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watcher.core.radius import Guest, Process, Radius, Storage, Using, guest, line, on_mount, storages
+from watcher.core.wording import printable
+
+STORAGE_CFG = b"""\
+dir: local
+\tpath /var/lib/vz
+\tcontent iso,vztmpl,backup
+
+lvmthin: local-lvm
+\tthinpool data
+\tvgname pve
+
+nfs: nas01
+\texport /export
+\tpath /mnt/pve/nas01
+\tserver 192.168.0.105
+\tcontent images,iso
+\tnodes pve1,pve2
+
+cifs: nas02
+\tserver nas02
+\tshare data
+
+nfs: old
+\tdisable
+\texport /export
+\tserver nas03
+
+dir: films
+        path /mnt/pve/nas01/films/
+        is_mountpoint 1
+"""
+CT = b"""\
+#a comment: with a colon
+arch: amd64
+hostname: plex
+mp0: /mnt/pve/nas01/media,mp=/media
+mp1: nas02:101/vm-101-disk-1.raw,mp=/data,size=8G
+rootfs: local-lvm:vm-101-disk-0,size=8G
+lxc.mount.entry: /mnt/with\\040space data none bind,create=dir 0 0
+lxc.mount.entry: proc proc proc nosuid 0 0
+lxc.cgroup2.devices.allow: c 226:0 rwm
+
+[snap]
+mp2: /mnt/snapshot,mp=/x
+"""
+VM = b"""\
+boot: order=scsi0;ide2
+ide2: nas01:iso/debian.iso,media=cdrom,size=600M
+ide3: none,media=cdrom
+name: win
+scsi0: file=nas01:100/vm-100-disk-0.qcow2,size=32G
+scsi1: /dev/disk/by-id/ata-x,size=1G
+scsihw: virtio-scsi-pci
+sata0: local-lvm:vm-100-disk-1
+"""
+LXC = b"""\
+lxc.uts.name = arr
+lxc.mount.entry = /mnt/nas downloads none rbind,optional 0 0
+"""
+
+
+def test_storages() -> None:
+    assert storages(STORAGE_CFG) == [
+        Storage("local", "/var/lib/vz"),
+        Storage("nas01", "/mnt/pve/nas01"),
+        Storage("nas02", "/mnt/pve/nas02"),
+        Storage("films", "/mnt/pve/nas01/films"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_vm", "expected"),
+    [
+        (
+            CT,
+            False,
+            Guest(
+                "7",
+                False,
+                "plex",
+                (("nas02", "disk"), ("local-lvm", "disk")),
+                ("/mnt/pve/nas01/media", "/mnt/with space"),
+            ),
+        ),
+        (
+            VM,
+            True,
+            Guest(
+                "7",
+                True,
+                "win",
+                (("nas01", "ISO"), ("nas01", "disk"), ("local-lvm", "disk")),
+                ("/dev/disk/by-id/ata-x",),
+            ),
+        ),
+        (LXC, False, Guest("7", False, "arr", (), ("/mnt/nas",))),
+        (b"", False, Guest("7", False, "", (), ())),
+    ],
+)
+def test_guests(text: bytes, is_vm: bool, expected: Guest) -> None:
+    assert guest("7", is_vm, text) == expected
+
+
+def test_what_lies_on_a_mount() -> None:
+    guests = [guest("100", True, VM), guest("101", False, CT), guest("9", False, LXC)]
+    ids, using = on_mount(["/mnt/pve/nas01"], storages(STORAGE_CFG), guests)
+    assert ids == ["nas01", "films"]
+    assert [(u.guest.id, u.how) for u in using] == [("101", "bind"), ("100", "disk")]
+    ids, using = on_mount(["/mnt/pve/nas02"], storages(STORAGE_CFG), guests)
+    assert (ids, [(u.guest.id, u.how) for u in using]) == (["nas02"], [("101", "disk")])
+    assert on_mount(["/mnt/pve/nas"], storages(STORAGE_CFG), guests) == ([], [])
+    assert [u.guest.id for u in on_mount(["/mnt/nas"], [], guests)[1]] == ["9"]
+
+
+def test_the_line() -> None:
+    vm, ct = guest("100", True, VM), guest("101", False, CT)
+    cp, plex, df = (
+        Process(4711, "cp", "host", blocked=True),
+        Process(4712, "plex", "ct:101", blocked=False),
+        Process(4713, "df", "other", blocked=True, uses=False),
+    )
+    radius = Radius(("nas01",), (Using(ct, "bind"), Using(vm, "ISO")), (cp, df, plex), users=9, blocked=1, maybe=1)
+    assert line(radius) == (
+        "PVE storage nas01; CT 101 plex, VM 100 win (ISO); 1 process waiting in it: cp (4711); "
+        "1 process waiting in this or another such mount: df (4713); "
+        "8 processes using it: plex (4712, CT 101) and 7 more"
+    )
+    assert line(Radius()) == ""
+
+
+@pytest.mark.parametrize("parse", [storages, lambda data: guest("1", True, data), lambda data: guest("1", False, data)])
+@given(
+    data=st.binary(max_size=300)
+    | st.lists(st.sampled_from([*STORAGE_CFG.split(b"\n"), *CT.split(b"\n")])).map(b"\n".join)
+)
+def test_survives_any_bytes(parse: Callable[[bytes], object], data: bytes) -> None:
+    parse(data)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_names_in_the_line_are_harmless(title: str, comm: str) -> None:
+    one = Guest("1", False, title, (), ())
+    text = line(Radius((title,), (Using(one, "bind"),), (Process(1, comm, "ct:1", True),), 1, 1))
+    assert printable(text) == text
+    assert len(text) < 200

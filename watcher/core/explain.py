@@ -1,0 +1,195 @@
+"""What `explain` and `hidden` make of a path: which mount it lies on, where else that stands, what is near.
+
+By the mount tables alone: a path is text here, and symlinks are not followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from watcher.core.advice import advice
+from watcher.core.filters import Filter, server_of
+from watcher.core.incident import Condition, Member
+from watcher.core.lxc import PATH_MAX, valid_id
+from watcher.core.mountinfo import Tree, is_below
+from watcher.core.places import superblock_of
+from watcher.core.wording import place_order
+from watcher.model import HOST, Change, Container, Kind, Mount, MountState, Place, Subject, TableRead
+
+MAX_NEARBY = 12
+MAX_PLACES = 64
+
+
+class Address(NamedTuple):
+    """A path, and where it is to be looked up."""
+
+    namespace: str
+    path: str  # absolute and normalised
+
+
+def address(text: str, directory: str = "/") -> Address:
+    """ "/mnt/nas/x", "host:/mnt/nas", "ct:101:/data", or relative to `directory`. Raises ValueError in words."""
+    namespace, path = HOST, text
+    if text.startswith(f"{HOST}:"):
+        path = text.removeprefix(f"{HOST}:")
+    elif text.startswith("ct:"):
+        ctid, _, path = text.removeprefix("ct:").partition(":")
+        if valid_id(ctid.encode("utf-8", "surrogateescape")) is None:
+            raise ValueError("names no container; write such as ct:101:/mnt/media")
+        namespace = f"ct:{ctid}"
+    if not path or (text != path and not path.startswith("/")):
+        raise ValueError("names no path; write such as /mnt/media or ct:101:/mnt/media")
+    if "\0" in path or len(path) >= PATH_MAX:
+        raise ValueError("is no path: it is too long, or has a zero byte in it")
+    return Address(namespace, normalised(path if path.startswith("/") else f"{directory}/{path}"))
+
+
+def normalised(path: str) -> str:
+    """Without "//", "." and "..", as text."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def watched_on_the_way(asked: Address, states: Iterable[MountState]) -> MountState | None:
+    """Of what is watched the deepest mount that the path lies on; what is missing there comes first."""
+    on_it = [
+        s
+        for s in states
+        if s.place.namespace == asked.namespace
+        and (s.place.mount_point == asked.path or is_below(asked.path, s.place.mount_point))
+    ]
+    return max(on_it, key=lambda s: (len(s.place.mount_point), s.status == "missing"), default=None)
+
+
+class Elsewhere(NamedTuple):
+    """A place in which the same file system stands."""
+
+    place: Place
+    root: str  # the directory of the file system that is seen there
+    container: Container | None
+
+
+def same_file_system(mount: Mount, at: Place, tables: Mapping[str, TableRead]) -> tuple[list[Elsewhere], int]:
+    """Where else it stands, the host's first: (places, how many more there are)."""
+    found = []
+    for namespace, table in tables.items():
+        like = [m for m in table.mounts if m.device == mount.device and m.fstype == mount.fstype]
+        tree = Tree(table.mounts) if like else None
+        for other in like:
+            place = Place(namespace, other.mount_point)
+            if place != at and tree is not None and tree.is_visible(other):
+                found.append(Elsewhere(place, other.root, table.container))
+    found.sort(key=lambda e: place_order(e.place))
+    return found[:MAX_PLACES], max(0, len(found) - MAX_PLACES)
+
+
+def nearby(asked: Address, tables: Mapping[str, TableRead], chosen: Filter) -> tuple[list[Place], int]:
+    """The watched mounts that may have been meant, the likeliest first: (places, how many more there are)."""
+    found = []
+    for namespace, table in tables.items():
+        candidates = [m for m in table.mounts if chosen.watches(namespace, m)]
+        tree = Tree(table.mounts) if candidates else None
+        found += [Place(namespace, m.mount_point) for m in candidates if tree is not None and tree.is_visible(m)]
+
+    def strangeness(place: Place) -> tuple[bool, bool, int, tuple[bool, list[str | int]]]:
+        below = is_below(place.mount_point, asked.path) and asked.path != "/"
+        return (
+            place.namespace != asked.namespace,
+            not below,
+            -_common(place.mount_point, asked.path),
+            place_order(place),
+        )
+
+    found.sort(key=strangeness)
+    return found[:MAX_NEARBY], max(0, len(found) - MAX_NEARBY)
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def places_of(state: MountState, states: Iterable[MountState]) -> list[Place]:
+    """Where else the same superblock directory is watched."""
+    superblock = superblock_of(state.mount)
+    return [s.place for s in states if s.place != state.place and superblock_of(s.mount) == superblock]
+
+
+def advice_on(state: MountState, others: Iterable[Place] = ()) -> list[str]:
+    """What to do about it, in the words of an alarm; nothing where all is well. `others`: where else it stands."""
+    kind = _kind(state)
+    if kind is None:
+        return []
+    mount = state.mount
+    names = ((state.container.namespace, state.container.name),) if state.container is not None else ()
+    options = f"{mount.options},{mount.super_options}"
+    places = (state.place,) if kind is Kind.VANISHED else (state.place, *others)
+    subject = Subject(superblock_of(mount), places, options, names)
+    member = Member(
+        kind=kind,
+        subject=subject,
+        condition=Condition.DOWN,
+        since=0.0,
+        changed=0.0,
+        cause=state.cause,
+        error=state.error,
+        stack=state.stack,
+        context=state.context,
+    )
+    return advice(member, server_of(mount.fstype, mount.source))
+
+
+def _kind(state: MountState) -> Kind | None:
+    if state.status == "missing":
+        return Kind.VANISHED
+    if state.status in ("stale", "slow"):
+        return Kind.STALE
+    return Kind.READONLY if state.unexpected_readonly else None
+
+
+_PAST = {
+    (Kind.STALE, Change.BEGAN): "stale",
+    (Kind.STALE, Change.RESUMED): "still stale when the service started",
+    (Kind.STALE, Change.ENDED): "ok again",
+    (Kind.READONLY, Change.BEGAN): "read-only",
+    (Kind.READONLY, Change.ENDED): "writable again",
+    (Kind.VANISHED, Change.BEGAN): "not mounted",
+    (Kind.VANISHED, Change.ENDED): "mounted again",
+    (Kind.FULL, Change.BEGAN): "full",
+    (Kind.FULL, Change.ENDED): "no longer full",
+}
+_ANY = {
+    Change.GONE: "gone",
+    Change.JOINED: "seen in more places, or more is known",
+    Change.LEFT: "no longer mounted in some of its places",
+    Change.REMOUNTED: "remounted, and answers",
+    Change.RESUMED: "as before when the service started",
+}
+
+
+def past_words(kind: str, change: str) -> str:
+    """What an entry of the history says, for people."""
+    try:
+        key = Kind(kind), Change(change)
+    except ValueError:
+        return f"{kind} {change}"  # a later version's
+    return _PAST.get(key) or _ANY.get(key[1]) or f"{kind} {change}"
+
+
+def base_of(mount: Mount, tables: Sequence[Mount]) -> Mount | None:
+    """The mount in which the directory lies that this one covers; None for a root.
+
+    Of several on one directory all are left aside.
+    """
+    return next((a for a in Tree(tables).ancestors(mount) if a.mount_point != mount.mount_point), None)

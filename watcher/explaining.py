@@ -1,0 +1,219 @@
+"""`watcher explain`: one mount with all that is known of it, as a document; `explained` has its words for people.
+
+The state comes from the running service, or from one probe where none runs. Never touches what the path names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic, time
+from typing import Any
+
+from watcher import once, radius
+from watcher.children import Children
+from watcher.configfile import may_hang
+from watcher.control import NoAnswer, Unreachable, mount_on
+from watcher.core.entries import detailed_entry, inside, target_bytes, utc
+from watcher.core.explain import (
+    Address,
+    Elsewhere,
+    advice_on,
+    nearby,
+    same_file_system,
+    watched_on_the_way,
+)
+from watcher.core.filters import Filter, literal
+from watcher.core.mountinfo import mount_of
+from watcher.core.radius import Radius, line
+from watcher.core.underneath import Underneath
+from watcher.core.wording import container_name, printable
+from watcher.history import load_history
+from watcher.model import HOST, Mount, MountState, Place, TableRead
+from watcher.rules import rules_of
+from watcher.schema import StoreError
+from watcher.settings import Settings
+from watcher.tables import Tables, read_tables
+
+Document = dict[str, Any]
+
+
+def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> Document:
+    """All that is known of the mount that a path lies on. Raises OSError."""
+    tables = asyncio.run(_tables(settings))
+    notes = list(tables.notes)
+    table = tables.by_namespace.get(asked.namespace)
+    lies_on = mount_of(asked.path, table.mounts) if table is not None else None
+    entry, answered_by = _from_service(settings, asked, lies_on, notes), "service"
+    chosen = rules_of(settings).watched
+    if entry is None and (state := _disk_in_its_place(asked, tables, chosen)) is not None:
+        entry, answered_by = detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}, "tables"
+    if entry is None and lies_on is not None and chosen.watches(asked.namespace, lies_on):
+        entry, answered_by = (
+            _by_probe(settings, Place(asked.namespace, lies_on.mount_point), tables, environ, notes),
+            "probe",
+        )
+    document: Document = {
+        "asked": {"namespace": asked.namespace, "path": printable(asked.path)},
+        "checked_at": utc(time()),
+        "answered_by": answered_by if entry is not None else None,
+        "mount": entry,
+        "advice": entry.pop("advice", []) if entry is not None else [],
+    }
+    if entry is None:
+        near, more = nearby(asked, tables.by_namespace, chosen)
+        document |= {
+            "lies_on": _short(lies_on) if lies_on is not None else None,
+            "nearby": [_place(p, tables.by_namespace) for p in near],
+            "more_nearby": more,
+        }
+        if asked.namespace not in tables.by_namespace:
+            notes.append(_absent(asked.namespace, settings))
+    else:
+        at = Place(asked.namespace, lies_on.mount_point) if lies_on is not None else Place(asked.namespace, asked.path)
+        document |= _places(lies_on, entry, at, tables)
+        document["radius"] = _radius(settings, lies_on, entry, tables, notes)
+        document["history"] = _history(settings, entry, at, tables, notes)
+    return document | {"notes": [printable(note) for note in notes]}
+
+
+async def _tables(settings: Settings) -> Tables:
+    children = Children()
+    try:
+        return await read_tables(settings, children)
+    finally:
+        children.close()
+
+
+def _from_service(settings: Settings, asked: Address, lies_on: Mount | None, notes: list[str]) -> Document | None:
+    """What the running service says of it; None where there is none, or where it watches something else there."""
+    path = settings.status.socket
+    if not path:
+        return None
+    try:
+        entry = mount_on(path, f"{asked.namespace}:{asked.path}")
+    except NoAnswer as e:
+        notes.append(str(e))
+        return None
+    except Unreachable as e:
+        if "no service is running" not in str(e):
+            notes.append(str(e))
+        return None
+    if entry is None or lies_on is None:
+        return entry
+    # Another mount, which the service does not watch (yet), may stand between that one and the path.
+    target = entry.get("target")
+    return entry if printable(lies_on.mount_point) == target or len(str(target)) > len(lies_on.mount_point) else None
+
+
+def _by_probe(
+    settings: Settings, place: Place, tables: Tables, environ: Mapping[str, str], notes: list[str]
+) -> Document | None:
+    glob = f"{place.namespace}:{literal(place.mount_point)}"
+    findings = asyncio.run(once.check(settings, paths=[glob], environ=environ))
+    notes += [note for note in findings.notes if note not in notes]
+    state = watched_on_the_way(Address(*place), findings.states)
+    if state is None:
+        return None
+    elsewhere, _ = same_file_system(state.mount, state.place, tables.by_namespace)
+    others = [e.place for e in elsewhere if e.root == state.mount.root]
+    return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state, others)}
+
+
+def _disk_in_its_place(asked: Address, tables: Tables, chosen: Filter) -> MountState | None:
+    """That a container sees the disk under a mount of the host's there, which the tables alone tell."""
+    underneath = Underneath(chosen)
+    for namespace in (HOST, asked.namespace):
+        if (table := tables.by_namespace.get(namespace)) is not None:
+            underneath.handle(table, monotonic())
+    return watched_on_the_way(asked, underneath.snapshot())
+
+
+def _short(mount: Mount) -> Document:
+    target = printable(mount.mount_point)
+    return {"source": printable(mount.source), "target": target, "fstype": printable(mount.fstype)}
+
+
+def _place(place: Place, tables: Mapping[str, TableRead]) -> Document:
+    table = tables.get(place.namespace)
+    container = inside(place, table.container if table is not None else None)
+    entry = {"namespace": place.namespace, "target": printable(place.mount_point), **container}
+    return entry | target_bytes(place.mount_point)
+
+
+def _places(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> Document:
+    """Where else the same file system stands, if the entry is of the mount in the table."""
+    if mount is None or entry.get("device") != mount.device:
+        return {"places": [], "more_places": 0}
+    found, more = same_file_system(mount, at, tables.by_namespace)
+
+    def one(elsewhere: Elsewhere) -> Document:
+        return _place(elsewhere.place, tables.by_namespace) | {"root": printable(elsewhere.root)}
+
+    return {"places": [one(e) for e in found], "more_places": more}
+
+
+def _radius(
+    settings: Settings, mount: Mount | None, entry: Document, tables: Tables, notes: list[str]
+) -> Document | None:
+    """What hangs on it; None where no mount stands."""
+    if mount is None or entry.get("device") != mount.device:
+        return None
+
+    async def look() -> Radius:
+        children = Children()
+        try:
+            return await radius.look(mount, tables.by_namespace, children, settings.paths)
+        finally:
+            children.close()
+
+    found = asyncio.run(look())
+    notes += found.unknown
+    return {
+        "line": line(found),
+        "storages": [printable(s) for s in found.storages],
+        "guests": [
+            {
+                "id": printable(u.guest.id),
+                "type": "vm" if u.guest.is_vm else "ct",
+                "name": printable(u.guest.name) or None,
+                "how": u.how.lower(),
+            }
+            for u in found.guests
+        ],
+        "processes": [
+            {"pid": p.pid, "name": printable(p.name), "namespace": p.namespace, "blocked": p.blocked, "uses": p.uses}
+            for p in found.processes
+        ],
+        "users": found.users,
+        "blocked": found.blocked,
+        "maybe": found.maybe,
+    }
+
+
+def _absent(namespace: str, settings: Settings) -> str:
+    who = container_name(namespace)
+    if not settings.watch.containers:
+        return f"{who}: containers are not looked into: [watch] containers is false in the configuration"
+    return f"{who}: no such container runs, or it cannot be seen from here (run it as root, on the host)"
+
+
+def _history(settings: Settings, entry: Document, at: Place, tables: Tables, notes: list[str]) -> list[Document]:
+    path = settings.state.path
+    if may_hang(path, tables.by_namespace[HOST].mounts):
+        return []
+    try:
+        past = load_history(path, at)
+    except StoreError as e:
+        notes.append(str(e))
+        return []
+    return [
+        {
+            "at": utc(p.at),
+            "kind": printable(p.kind),
+            "change": printable(p.change),
+            "source": printable(p.source),
+            "error": printable(p.error) or None,
+        }
+        for p in past
+    ]

@@ -1,0 +1,102 @@
+"""The commands that look at single paths, as the command line has them: `explain`, `hidden`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from watcher.commands import Refused, config_option
+
+if TYPE_CHECKING:
+    from watcher.core.explain import Address
+    from watcher.settings import Settings
+
+
+def _address(text: str) -> Address:
+    from watcher.core.explain import address
+
+    try:
+        # getcwd(2) asks no file system.
+        return address(text, os.getcwd() if not text.startswith(("/", "ct:", "host:")) else "/")
+    except ValueError as e:
+        from watcher.values import shown
+
+        raise click.UsageError(f"{shown(text)} {e}") from None
+    except OSError as e:
+        raise Refused([f"the working directory: {e.strerror}; give a path that starts with /"]) from None
+
+
+def _settings(config_path: str | None) -> Settings:
+    from watcher.config import ConfigError
+    from watcher.control import settings_in_force
+
+    try:
+        return asyncio.run(settings_in_force(config_path, os.environ))
+    except ConfigError as e:
+        raise Refused(e.problems) from None
+
+
+@click.command("explain")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("path")
+@click.pass_context
+def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: str) -> None:
+    """Tell all that is known of the mount that PATH lies on.
+
+    PATH is a mount point or any path below one, of the host or of a container: /mnt/nas/films, ct:101:/media. It is
+    found in the mount tables and never touched; links are not followed.
+
+    Exit codes: 0 ok; 1 a warning; 2 stale, missing, or no watched mount there; 3 usage or internal error.
+    """
+    from watcher import explained, explaining
+
+    asked = _address(path)
+    try:
+        document = explaining.explain(_settings(config_path or ctx.obj), asked, os.environ)
+    except OSError as e:
+        raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in explained.lines(document):
+            click.echo(line)
+    for note in document["notes"]:
+        click.echo(f"watcher: {note}", err=True)
+    ctx.exit(explained.exit_code(document))
+
+
+@click.command("hidden")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.pass_context
+def hidden(ctx: click.Context, config_path: str | None, as_json: bool, paths: tuple[str, ...]) -> None:
+    """Tell what lies under mount points: files that were written while nothing was mounted there.
+
+    Of all watched mounts, or of those that the PATHs (/mnt/nas, ct:101:/media) lie on. What is mounted is not touched.
+
+    Exit codes: 0 nothing is hidden; 1 something is, or could not be looked for; 3 usage, no rights or internal error.
+    """
+    from watcher import uncovering
+
+    asked = [_address(path) for path in paths]
+    try:
+        document = uncovering.uncover(_settings(config_path or ctx.obj), asked)
+    except OSError as e:
+        raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in uncovering.lines(document):
+            click.echo(line)
+    for note in document["notes"]:
+        click.echo(f"watcher: {note}", err=True)
+    ctx.exit(uncovering.exit_code(document))
+
+
+INSPECTING = (explain, hidden)
