@@ -259,3 +259,15 @@ def test_the_host_does_not_wait_for_what_containers_have_said() -> None:
     news = news_of(replace(parts, members=(inside, host)), Told({0: DOWN}, 4990.0, times=20), group_wait=WAIT)
     assert news is not None
     assert news.due == 5003.0
+
+
+def test_a_recovery_is_told_before_the_alarm_that_came_after_it() -> None:
+    """Also if a restart lay between: the incident that was open then is not told of before it is seen how it stands."""
+    first, second = incident((OK, 101), closed=101), incident((DOWN, 101.5), opened=101.5, number=2)
+    for released in ({1: 105.0}, {}):
+        news = pending([second, first], {1: told(DOWN)}, now=120, group_wait=0.3, max_age=1e9, released=released)
+        assert [(n.incident.number, n.topic) for n in news] == [(1, Topic.RECOVERED), (2, Topic.PROBLEM)]
+        assert news[1].due == 101.8  # and does not delay it
+    partly = incident((GONE, 101), (OK, 100.5), closed=101)
+    news = pending([partly, second], {1: told(DOWN, DOWN)}, now=120, group_wait=0.3, max_age=1e9)
+    assert [(n.incident.number, n.topic, n.due) for n in news] == [(1, Topic.RECOVERED, 111), (2, Topic.PROBLEM, 111)]

@@ -171,8 +171,8 @@ def pending(
 ) -> list[News]:
     """All news for one channel, what is due first in front.
 
-    `lately`: by group, for those inside of containers; `released`: by incident, when a silence over it has ended;
-    `added`: since when there is this channel.
+    `lately`: by group, for those inside of containers; `released`: by incident, when a silence over it has ended, or a
+    restart has had its time to see how things stand; `added`: since when there is this channel.
     """
     found = []
     for incident in incidents:
@@ -183,8 +183,8 @@ def pending(
         news = news_of(
             incident, told, group_wait=group_wait, silenced=silenced(incident), repeat_interval=repeat_interval
         )
-        if news is not None and news.due < (free := (released or {}).get(incident.number, news.due)):
-            news = news._replace(due=free)  # it is not late
+        if news is not None and news.topic is not Topic.RECOVERED:  # which is clear at once
+            news = news._replace(due=max(news.due, (released or {}).get(incident.number, news.due)))  # it is not late
         if news is not None and told is None and (before := (lately or {}).get(incident.group)) is not None:
             news = _held_back(news, before, now)
         if news is not None and not is_expired(news, told, now=now, max_age=max_age):
@@ -193,14 +193,15 @@ def pending(
 
 
 def _in_order(found: Iterable[News]) -> list[News]:
-    """What came and went is told before what came after it: to end with the past would not be the truth."""
-    late: dict[str, float] = {}
+    """What is over is told before what came after it: to end with the past would not be the truth."""
+    over: dict[str, float] = {}
     out = []
     for news in sorted(found, key=lambda n: n.incident.number):
         group = news.incident.group
-        out.append(news._replace(due=max(news.due, late.get(group, news.due))))
-        if news.topic is Topic.LATE:
-            late[group] = max(news.due, late.get(group, news.due))
+        news = news._replace(due=max(news.due, over.get(group, news.due)))
+        out.append(news)
+        if news.topic in (Topic.LATE, Topic.RECOVERED):
+            over[group] = news.due
     return out
 
 
