@@ -23,6 +23,7 @@ START = 1_800_000_000.0  # the epoch's seconds at the monotonic clock's 0
 PLACES = {"/mnt/a1": "nas0a", "/mnt/a2": "nas0a", "/mnt/b": "nas0b"}
 ALARMS, ENDS = {Topic.PROBLEM, Topic.UPDATE}, {Topic.RECOVERED, Topic.CLOSED}
 NOT_OK = ALARMS | {Topic.PARTIAL, Topic.FLAPPING}
+HOLD = 5.0  # seconds after a start before anything is told of what was open then
 REMEMBER = 600.0  # seconds for which the tracker calls a mount in a dead one's place "remounted"
 
 
@@ -50,6 +51,7 @@ class Channel:
     repeats: set[int] = field(default_factory=set)  # incidents of which a message may come once more
     story: dict[int, list[tuple[Topic, Message]]] = field(default_factory=dict)  # by incident
     knows: dict[int, Told] = field(default_factory=dict)  # the ledger, nothing ever forgotten
+    reads: dict[str, Condition] = field(default_factory=dict)  # by mount point, what was told last
 
 
 class Telling(RuleBasedStateMachine):
@@ -106,6 +108,7 @@ class Telling(RuleBasedStateMachine):
         known = {m.subject.superblock for i in found for m in i.failing}
         self.incidents = Incidents(found, last=max(self.last, default=0))
         self.watch()
+        self.released = {i.number: self.wall + HOLD for i in found if i.closed is None}
         for channel in self.channels:
             told = self.saved.state.told
             channel.ledger = {number: entry for (name, number), entry in told.items() if name == channel.name}
@@ -296,6 +299,9 @@ class Telling(RuleBasedStateMachine):
             if topic is Topic.PARTIAL or topic in ENDS:
                 assert topics[-1] in NOT_OK, f"{topic} of what was not told to be down"
         story.append((topic, message))
+        for member in incident.members:
+            for place in member.subject.places:
+                channel.reads[place.mount_point] = member.told_as
         if topic is Topic.FLAPPING:
             return
         assert (message.type == "failure") == (topic in ALARMS)
@@ -332,6 +338,10 @@ class Telling(RuleBasedStateMachine):
         for channel in self.channels:
             believed = [self.member(number, slot) for number, told in channel.knows.items() for slot in told.down]
             assert sorted(believed) == sorted(down), "believes something else than is so"
+            for point, there in self.standing.items():
+                if there.about is not None:
+                    read = channel.reads.get(point) is Condition.DOWN
+                    assert read == there.down, f"whoever reads it believes something else of {point}"
             for number, incident in self.last.items():
                 if number not in channel.knows:
                     assert incident.closed is not None, "still open and never told"
