@@ -42,7 +42,8 @@ def lines(document: Document) -> Iterator[str]:
         since = datetime.fromisoformat(entry["since"]).astimezone()
         ago = duration(datetime.now().astimezone().timestamp() - since.timestamp())
         yield f"  Since {since:%Y-%m-%d %H:%M:%S %Z} ({ago})"
-    yield from (f"  {words}" for words in _why(entry))
+    evidence = document["evidence"]
+    yield from (f"  {words}" for words in (*_why(entry, stacked=not evidence), *evidence))
     if document["places"]:
         yield "  The same file system stands at"
         yield from (f"    {_where(place)}" for place in document["places"][:MAX_SHOWN])
@@ -59,7 +60,8 @@ def lines(document: Document) -> Iterator[str]:
         yield from (f"  {_past(past)}" for past in document["history"])
 
 
-def _why(entry: Document) -> Iterator[str]:
+def _why(entry: Document, *, stacked: bool) -> Iterator[str]:
+    """`stacked`: say that there are several mounts on one directory; evidence says which."""
     cause = entry["cause"]
     words = CAUSES[Cause(cause)] if cause in {c.value for c in Cause} else cause
     parts = [str(part) for part in (words, entry["error"]) if part]
@@ -72,7 +74,7 @@ def _why(entry: Document) -> Iterator[str]:
         yield f"A probe hangs in it since {since:%Y-%m-%d %H:%M:%S %Z}; it is not asked again before that is free"
     if entry.get("context"):
         yield f"{entry['context'][:1].upper()}{entry['context'][1:]}"
-    if entry.get("stacked", 1) > 1:
+    if stacked and entry.get("stacked", 1) > 1:
         yield f"{count(entry['stacked'], 'mount')} on this directory, one over the other"
     if entry.get("show_only"):
         yield "Shown only: no alarm is told of it"

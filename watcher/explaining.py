@@ -12,13 +12,15 @@ from typing import Any
 
 from watcher import once, radius
 from watcher.children import Children
-from watcher.configfile import may_hang
+from watcher.configfile import FileReader, may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
 from watcher.core.entries import detailed_entry, inside, target_bytes, utc
+from watcher.core.evidence import Evidence, question_of
 from watcher.core.explain import (
     Address,
     Elsewhere,
     advice_on,
+    evidence_on,
     nearby,
     same_file_system,
     watched_on_the_way,
@@ -27,9 +29,10 @@ from watcher.core.filters import Filter, literal
 from watcher.core.mountinfo import mount_of
 from watcher.core.radius import Radius, line
 from watcher.core.underneath import Underneath
-from watcher.core.wording import container_name, printable
+from watcher.core.wording import container_name, place_order, printable
 from watcher.history import load_history
-from watcher.model import HOST, Mount, MountState, Place, TableRead
+from watcher.model import HOST, Cause, Mount, MountState, Place, Reach, Superblock, TableRead
+from watcher.probing.evidence import gather
 from watcher.rules import rules_of
 from watcher.schema import StoreError
 from watcher.settings import Settings
@@ -72,6 +75,7 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
     else:
         at = Place(asked.namespace, lies_on.mount_point) if lies_on is not None else Place(asked.namespace, asked.path)
         document |= _places(lies_on, entry, at, tables)
+        document |= _evidence(settings, lies_on, entry, at, tables)
         document["radius"] = _radius(settings, lies_on, entry, tables, notes)
         document["history"] = _history(settings, entry, at, tables, notes)
     return document | {"notes": [printable(note) for note in notes]}
@@ -151,6 +155,44 @@ def _places(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> 
         return _place(elsewhere.place, tables.by_namespace) | {"root": printable(elsewhere.root)}
 
     return {"places": [one(e) for e in found], "more_places": more}
+
+
+def _evidence(settings: Settings, mount: Mount | None, entry: Document, at: Place, tables: Tables) -> Document:
+    """What can be found out about why it is stale, and the advice that follows from it."""
+    if mount is None or entry.get("device") != mount.device or entry["status"] != "stale":
+        return {"evidence": []}
+    elsewhere, _ = same_file_system(mount, at, tables.by_namespace)
+    places = [at, *(e.place for e in elsewhere if e.root == mount.root)]
+    # As in an alarm: what the host has is the host's, wherever it is bound to.
+    first = min(places, key=place_order)
+    table = tables.by_namespace[first.namespace]
+    state = MountState(
+        first,
+        mount_of(first.mount_point, table.mounts) or mount,
+        Reach.STALE,
+        "stale",
+        cause=next((cause for cause in Cause if cause == entry["cause"]), None),
+        error=entry["error"] or "",
+        stacked=entry.get("stacked", 1),
+        stack=tuple(entry.get("stack", ())),
+        context=entry.get("context") or "",
+        container=table.container,
+    )
+    host = tables.by_namespace[HOST].mounts
+
+    async def look() -> Mapping[Superblock, Evidence]:
+        children = Children()
+        try:
+            question = question_of(state, (), host)
+            return await gather(
+                [question], children=children, reader=FileReader(children), mounts=host, proc=settings.paths.proc
+            )
+        finally:
+            children.close()
+
+    [found] = asyncio.run(look()).values()
+    others = [place for place in places if place != first]
+    return {"evidence": evidence_on(state, found), "advice": advice_on(state, others, found)}
 
 
 def _radius(

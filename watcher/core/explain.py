@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from watcher.core.advice import advice
+from watcher.core.advice import advice, cause_lines
+from watcher.core.evidence import Evidence
 from watcher.core.filters import Filter, server_of
 from watcher.core.incident import Condition, Member
 from watcher.core.lxc import PATH_MAX, valid_id
@@ -126,19 +127,30 @@ def places_of(state: MountState, states: Iterable[MountState]) -> list[Place]:
     return [s.place for s in states if s.place != state.place and superblock_of(s.mount) == superblock]
 
 
-def advice_on(state: MountState, others: Iterable[Place] = ()) -> list[str]:
+def advice_on(state: MountState, others: Iterable[Place] = (), found: Evidence | None = None) -> list[str]:
     """What to do about it, in the words of an alarm; nothing where all is well. `others`: where else it stands."""
+    member = _member(state, others)
+    return advice(member, server_of(state.mount.fstype, state.mount.source), found) if member is not None else []
+
+
+def evidence_on(state: MountState, found: Evidence) -> list[str]:
+    """Why it fails, as far as that was found out, in the words of an alarm."""
+    member = _member(state, ())
+    return cause_lines(member, found) if member is not None else []
+
+
+def _member(state: MountState, others: Iterable[Place]) -> Member | None:
+    """It as a part of an incident; None where all is well."""
     kind = _kind(state)
     if kind is None:
-        return []
+        return None
     mount = state.mount
     names = ((state.container.namespace, state.container.name),) if state.container is not None else ()
     options = f"{mount.options},{mount.super_options}"
     places = (state.place,) if kind is Kind.VANISHED else (state.place, *others)
-    subject = Subject(superblock_of(mount), places, options, names)
-    member = Member(
+    return Member(
         kind=kind,
-        subject=subject,
+        subject=Subject(superblock_of(mount), places, options, names),
         condition=Condition.DOWN,
         since=0.0,
         changed=0.0,
@@ -147,7 +159,6 @@ def advice_on(state: MountState, others: Iterable[Place] = ()) -> list[str]:
         stack=state.stack,
         context=state.context,
     )
-    return advice(member, server_of(mount.fstype, mount.source))
 
 
 def _kind(state: MountState) -> Kind | None:
