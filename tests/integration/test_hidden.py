@@ -36,7 +36,7 @@ def command(tmp_path: Path) -> Command:
 
 def rows(command: Command, *paths: str, code: int = 1) -> list[dict[str, Any]]:
     outcome = command.run("hidden", "--json", *paths)
-    assert (outcome.code, outcome.stderr) == (code, ""), outcome
+    assert (outcome.code, of_ours(outcome.stderr)) == (code, ""), outcome
     found: list[dict[str, Any]] = json.loads(outcome.stdout)["places"]
     return found
 
