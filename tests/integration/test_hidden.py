@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import HANG, FuseServer
 from tests.fakes.fuse_server import mount, unmount
-from tests.integration.looking import LIMIT, Command, mounts_at, table
+from tests.integration.looking import LIMIT, Command, mounts_at, of_ours, table
 from watcher import uncovering
 from watcher.children import Children
 from watcher.config import parse
