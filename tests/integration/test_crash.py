@@ -32,5 +32,5 @@ async def test_whenever_it_is_killed_the_story_is_true(site: Site, pytestconfig:
         dead = await storm.rage(site, mounts, kills=kills, random=random)
         repeated = await storm.settle(site, mounts, dead, lambda: titles(gotify))
         assert repeated <= kills
-        assert len(titles(gotify)) > kills / 4, "too little happened"
+        assert len(titles(gotify)) > kills / 10, "too little happened"
         print(f"{kills} kills, {len(titles(gotify))} messages, {repeated} told again")  # noqa: T201 - shown with -rP

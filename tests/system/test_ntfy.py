@@ -155,4 +155,4 @@ async def test_whenever_it_is_killed_the_story_is_true(stage: Stage) -> None:
         dead = await storm.rage(stage.site, mounts, kills=KILLS, random=Random(3), pace=2.0)
         repeated = await storm.settle(stage.site, mounts, dead, ntfy.titles)
         assert repeated <= KILLS
-        assert len(ntfy.titles()) > KILLS / 4, "too little happened"
+        assert len(ntfy.titles()) > KILLS / 10, "too little happened"
