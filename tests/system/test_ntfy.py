@@ -24,7 +24,7 @@ from tests.system.waiting import LIMIT, until, wait_until
 
 pytestmark = [pytest.mark.lab("ntfy"), pytest.mark.timeout(300)]
 
-KILLS = 16
+KILLS = 6
 
 
 class Ntfy:
