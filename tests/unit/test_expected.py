@@ -13,7 +13,7 @@ UUID=1-2 / ext4 errors=remount-ro 0 1
 /swap none swap sw 0 0
 nas01:/data	/mnt/nas	nfs4	defaults,_netdev	0 0
 nas01:/iso /mnt/iso/ nfs ro
-//nas02/films /mnt/My\040films cifs credentials=/root/c,nofail 0 0
+//nas02/films /mnt/My\040films cifs credentials=/etc/c,nofail 0 0
 nas01:/old /mnt/old nfs noauto 0 0
 nas01:/lazy /mnt/lazy nfs x-systemd.automount,_netdev 0 0
 nas01:/older /mnt/older nfs comment=systemd.automount 0 0
