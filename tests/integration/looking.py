@@ -54,9 +54,18 @@ LOOK_EVERY = 0.01
 E = TypeVar("E")
 
 
+# What is noted of a machine on which other tests run: containers full of mounts, thousands of processes.
+_OF_OTHERS = ("table is larger than", "there are too many processes")
+
+
 def of_ours(stderr: str) -> str:
-    """What is said on stderr, but for the containers that tests beside us fill with mounts."""
-    return "".join(line for line in stderr.splitlines(keepends=True) if "table is larger than" not in line)
+    """What is said on stderr, but for what tests beside us cause."""
+    return "".join(notes_of_ours(stderr.splitlines(keepends=True)))
+
+
+def notes_of_ours(notes: Iterable[str]) -> list[str]:
+    """The same of notes in a document."""
+    return [note for note in notes if not any(words in note for words in _OF_OTHERS)]
 
 
 def table() -> tuple[Mount, ...]:
