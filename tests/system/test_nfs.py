@@ -114,7 +114,8 @@ async def test_the_mounted_directory_is_made_anew(server: Server, row: Note) -> 
             run("umount", "-l", str(place))
             run("mount", "-t", "nfs", "-o", "vers=4.2", f"{ADDRESS}:{EXPORTS}/nfs/sub", str(place))
 
-        told = await outage(place, replace, remount, ends="remounted", says="STALE HANDLE", within=ERROR)
+        # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
+        told = await outage(place, replace, remount, ends="ok", says="STALE HANDLE", within=ERROR)
     row(told.row(21, "NFS 4.2: directory deleted and made anew; then mounted anew", "STALE HANDLE"))
 
 
