@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -32,6 +33,8 @@ from watcher.model import (
     Verdict,
     Wedged,
 )
+
+pytestmark = pytest.mark.timeout(900)  # thousands of steps, on a machine that may have others to do
 
 PACE = Pace()
 ASKED_WITHIN = 31.0  # seconds: a probe out for 8 s, then the longest pause there is, and something over
