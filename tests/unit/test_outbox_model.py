@@ -19,14 +19,11 @@ from watcher.core.resume import incidents_of
 from watcher.core.saved import Saved, State
 from watcher.model import Change, Subject, Superblock
 
-pytestmark = pytest.mark.timeout(900)  # thousands of steps, on a machine that may have others to do
-
 GROUP_WAIT, MAX_AGE = 3.0, 86400.0
 START = 1_800_000_000.0  # the epoch's seconds at the monotonic clock's 0
 PLACES = {"/mnt/a1": "nas0a", "/mnt/a2": "nas0a", "/mnt/b": "nas0b"}
 ALARMS, ENDS = {Topic.PROBLEM, Topic.UPDATE}, {Topic.RECOVERED, Topic.CLOSED}
 NOT_OK = ALARMS | {Topic.PARTIAL, Topic.FLAPPING}
-HOLD = 5.0  # seconds after a start before anything is told of what was open then
 REMEMBER = 600.0  # seconds for which the tracker calls a mount in a dead one's place "remounted"
 
 
@@ -110,7 +107,6 @@ class Telling(RuleBasedStateMachine):
         known = {m.subject.superblock for i in found for m in i.failing}
         self.incidents = Incidents(found, last=max(self.last, default=0))
         self.watch()
-        self.released = {i.number: self.wall + HOLD for i in found if i.closed is None}
         for channel in self.channels:
             told = self.saved.state.told
             channel.ledger = {number: entry for (name, number), entry in told.items() if name == channel.name}
@@ -348,6 +344,7 @@ class Telling(RuleBasedStateMachine):
         return member.subject.superblock
 
 
+pytestmark = pytest.mark.timeout(900)  # thousands of steps, on a machine that may have others to do
 TestTelling = Telling.TestCase
 TestTelling.settings = settings(
     max_examples=250,
