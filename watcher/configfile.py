@@ -51,34 +51,16 @@ def may_hang(path: str, mounts: Sequence[Mount]) -> bool:
 
     Follows links itself, and looks at nothing beyond the first such mount.
     """
-
-    def remote(at: str) -> bool:
-        mount = mount_of(at, mounts)
-        return mount is not None and may_hang_on(mount.fstype)
-
-    at, rest, links = "/", path.split("/")[::-1], 0
-    while rest:
-        name = rest.pop()
-        if name in ("", "."):
-            continue
-        step = os.path.dirname(at) if name == ".." else f"{at.rstrip('/')}/{name}"
-        if remote(step):
-            return True
-        try:
-            link = os.readlink(step)
-        except OSError:
-            at = step
-            continue
-        links += 1
-        if links > 40:  # the kernel's own limit (MAXSYMLINKS)
-            return True
-        rest += link.split("/")[::-1]
-        at = "/" if link.startswith("/") else at
-    return False
+    return _walk(path, mounts)[1]
 
 
 def resolved(path: str, mounts: Sequence[Mount]) -> str:
     """The path without the links in it, as the mount table will have it; from the first remote mount on as it is."""
+    return _walk(path, mounts)[0]
+
+
+def _walk(path: str, mounts: Sequence[Mount]) -> tuple[str, bool]:
+    """Where the path leads, and whether to go on from there may hang."""
     at, rest, links = "/", path.split("/")[::-1], 0
     while rest:
         name = rest.pop()
@@ -87,18 +69,18 @@ def resolved(path: str, mounts: Sequence[Mount]) -> str:
         step = os.path.dirname(at) if name == ".." else f"{at.rstrip('/')}/{name}"
         mount = mount_of(step, mounts)
         if mount is not None and may_hang_on(mount.fstype):
-            return "/".join([step, *(part for part in rest[::-1] if part not in ("", "."))])
+            return "/".join([step, *(part for part in rest[::-1] if part not in ("", "."))]), True
         try:
             link = os.readlink(step)
         except OSError:
             at = step
             continue
         links += 1
-        if links > 40:  # MAXSYMLINKS
-            return path
+        if links > 40:  # the kernel's own limit (MAXSYMLINKS)
+            return path, True
         rest += link.split("/")[::-1]
         at = "/" if link.startswith("/") else at
-    return at
+    return at, False
 
 
 class FileReader:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,9 @@ from watcher.commands import Refused, config_option
 if TYPE_CHECKING:
     from watcher.core.explain import Address
     from watcher.settings import Settings
+
+
+Document = dict[str, Any]
 
 
 def _address(text: str) -> Address:
@@ -40,6 +44,23 @@ def _settings(config_path: str | None) -> Settings:
         raise Refused(e.problems) from None
 
 
+def _found(look: Callable[[], Document]) -> Document:
+    try:
+        return look()
+    except OSError as e:
+        raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
+
+
+def _say(document: Document, lines: Callable[[Document], Iterable[str]], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in lines(document):
+            click.echo(line)
+    for note in document["notes"]:
+        click.echo(f"watcher: {note}", err=True)
+
+
 @click.command("explain")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -56,17 +77,8 @@ def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: st
     from watcher import explained, explaining
 
     asked = _address(path)
-    try:
-        document = explaining.explain(_settings(config_path or ctx.obj), asked, os.environ)
-    except OSError as e:
-        raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-    else:
-        for line in explained.lines(document):
-            click.echo(line)
-    for note in document["notes"]:
-        click.echo(f"watcher: {note}", err=True)
+    document = _found(lambda: explaining.explain(_settings(config_path or ctx.obj), asked, os.environ))
+    _say(document, explained.lines, as_json=as_json)
     ctx.exit(explained.exit_code(document))
 
 
@@ -85,17 +97,8 @@ def hidden(ctx: click.Context, config_path: str | None, as_json: bool, paths: tu
     from watcher import uncovering
 
     asked = [_address(path) for path in paths]
-    try:
-        document = uncovering.uncover(_settings(config_path or ctx.obj), asked)
-    except OSError as e:
-        raise Refused([f"{e.filename or 'watcher'}: {e.strerror or e}"]) from None
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-    else:
-        for line in uncovering.lines(document):
-            click.echo(line)
-    for note in document["notes"]:
-        click.echo(f"watcher: {note}", err=True)
+    document = _found(lambda: uncovering.uncover(_settings(config_path or ctx.obj), asked))
+    _say(document, uncovering.lines, as_json=as_json)
     ctx.exit(uncovering.exit_code(document))
 
 

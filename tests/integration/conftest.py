@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.integration.service import Site
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crashes")
     group.addoption("--kills", type=int, default=24, metavar="N", help="how often the crash test kills the service")
     group.addoption("--kill-seed", type=int, default=1, metavar="N", help="which course of events the crash test takes")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A host for the service."""
+    with Site() as site:
+        yield site
 
 
 @pytest.fixture

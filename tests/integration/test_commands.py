@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,12 +12,6 @@ from tests.integration.service import HOST, Site
 pytestmark = pytest.mark.kernel
 
 TOKENS = ("TokenInTheConfig1", "TokenInTheFile22", "TokenInCredential3")
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 # ---- check-config

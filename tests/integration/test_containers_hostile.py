@@ -27,12 +27,6 @@ from watcher.probing.sweep import MAX_PER_LANE
 pytestmark = pytest.mark.kernel
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
-
-
 async def once(site: Site, *arguments: str) -> Outcome:
     """`watcher --once --json` beside the service."""
     return Outcome(*await site.run("--once", "--json", *arguments))

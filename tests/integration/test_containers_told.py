@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import signal
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -20,12 +19,6 @@ from tests.integration.service import HOST, Service, Site
 from tests.integration.test_notifications import asked, matches, tell_last, titles, until_told
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def label(ct: FakeContainer, name: str = "") -> str:

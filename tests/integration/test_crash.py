@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -16,12 +15,6 @@ from tests.integration.service import Site
 from tests.integration.test_notifications import titles
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(3000)]
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 async def test_whenever_it_is_killed_the_story_is_true(site: Site, pytestconfig: pytest.Config) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,12 +16,6 @@ from tests.integration.service import HOST, Site
 from tests.integration.test_notifications import asked, matches, titles, until_told
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def share(site: Site, server: str, name: str) -> FuseMount:

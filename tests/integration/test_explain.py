@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,6 @@ from watcher.control import ask
 pytestmark = pytest.mark.kernel
 
 MakeDir = Callable[..., bytes]
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -21,12 +20,6 @@ from watcher.delivery.heartbeat import Heartbeat
 from watcher.delivery.ping import Pinger, Resolver
 
 TOKEN = "APingTokenThatIsSecret"
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def heartbeat(line: str) -> str:

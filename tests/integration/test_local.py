@@ -20,12 +20,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("loop_devices")]
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
-
-
-@pytest.fixture
 def disk(site: Site) -> Iterator[tuple[LoopImage, str]]:
     """An ext4 file system, and where it is mounted."""
     image, place = LoopImage(site.path / "disk.ext4"), site.place("disk")

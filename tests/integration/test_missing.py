@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,6 @@ from watcher.children import Children
 from watcher.reading import TRIES, BatchReader, File
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def paths_of(directory: Path, *, storage: str = "/nowhere") -> str:

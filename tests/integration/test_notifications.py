@@ -10,7 +10,6 @@ import asyncio
 import errno
 import re
 import signal
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -23,12 +22,6 @@ pytestmark = pytest.mark.kernel
 
 SPAN = r"after \d+ (s|min) \(\d\d:\d\d(–\d\d:\d\d)?\)"
 FLAGS = MS_NOSUID | MS_NODEV
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 async def asked(*mounts: FuseMount) -> None:

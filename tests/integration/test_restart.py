@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +15,6 @@ from tests.integration.service import HOST, Site
 from tests.integration.test_notifications import asked, matches, tell_last, titles, until_told
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

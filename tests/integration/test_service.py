@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from tests.integration.service import HOST, Service, Site
 pytestmark = pytest.mark.kernel
 
 ATTENTION, IN_ORDER = f"🟠 {HOST}: watcher needs attention", f"🟢 {HOST}: watcher is in order again"
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def parked(mounts: list[FuseMount]) -> list[int]:

@@ -7,7 +7,6 @@ import errno
 import json
 import re
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +15,6 @@ from tests.fakes.receivers import GotifyReceiver
 from tests.integration.service import HOST, Service, Site
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 def titles(receiver: GotifyReceiver) -> list[str]:

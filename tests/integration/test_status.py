@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ import pytest
 from tests.integration.service import LIMIT, Service, Site
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 async def listening(service: Service, site: Site) -> None:

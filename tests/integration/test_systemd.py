@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,12 +17,6 @@ from tests.fakes.receivers import GotifyReceiver
 from tests.integration.service import LIMIT, Site
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        yield site
 
 
 class ServiceManager(asyncio.DatagramProtocol):

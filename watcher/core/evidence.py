@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from watcher.core import fstab
 from watcher.core.filters import server_of
 from watcher.core.mountinfo import Tree, option, unescape
 from watcher.core.mountstats import NFS
@@ -214,11 +215,11 @@ def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endp
 # ---- what has been read
 
 
-def assemble(question: Question, findings: Findings, fstab: str = "") -> Evidence:
-    """Put together what was found, by whomever. `fstab`: its text, of the host."""
+def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Evidence:
+    """Put together what was found, by whomever. `fstab_text`: of the host."""
     origin = question.origin
     if question.place.namespace == HOST and origin is Origin.UNKNOWN:
-        if question.place.mount_point in fstab_entries(fstab):
+        if question.place.mount_point in fstab_entries(fstab_text):
             origin = Origin.FSTAB
         elif findings.has_unit:
             origin = Origin.UNIT
@@ -237,13 +238,7 @@ def assemble(question: Question, findings: Findings, fstab: str = "") -> Evidenc
 
 def fstab_entries(text: str) -> Mapping[str, str]:
     """By mount point, the options of its line in fstab(5). Never raises."""
-    found = {}
-    for line in text.split("\n"):
-        fields = line.split()
-        if len(fields) >= 3 and not fields[0].startswith("#") and fields[1].startswith("/"):
-            point = unescape(fields[1])
-            found[point.rstrip("/") or "/"] = fields[3] if len(fields) > 3 else "defaults"
-    return found
+    return {e.target.rstrip("/") or "/": e.options for e in fstab.entries(text) if e.target.startswith("/")}
 
 
 def unit_of(cgroup: str) -> tuple[str, bool, bool]:

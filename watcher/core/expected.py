@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from watcher.core.mountinfo import option, unescape
+from watcher.core import fstab, pve
+from watcher.core.lxc import bind_of, key_and_value
+from watcher.core.mountinfo import option
 from watcher.core.wording import name
 from watcher.model import HOST, Expected, Place
 
@@ -23,11 +25,6 @@ _BY_HELPER = {
     "curlftpfs": "fuse.curlftpfs", "mergerfs": "fuse.mergerfs", "rclone": "fuse.rclone", "s3fs": "fuse.s3fs",
     "sshfs": "fuse.sshfs", "encfs": "fuse.encfs", "gocryptfs": "fuse.gocryptfs",
 }  # fmt: skip
-# Storage types of PVE that mount something at /mnt/pve/<id>, and what that is (PVE::Storage's plugins).
-_STORAGES = {"nfs": "nfs4", "cifs": "cifs", "cephfs": "ceph", "glusterfs": "fuse.glusterfs"}
-_YES, _NO = frozenset({"1", "on", "yes", "true"}), frozenset({"0", "off", "no", "false"})  # PVE::JSONSchema
-_STORAGE_HEAD = re.compile(r"([A-Za-z0-9_-]+):\s*(\S+)\s*")
-_MOUNT_POINT = re.compile(r"mp[0-9]{1,3}")
 
 
 class Unit(NamedTuple):
@@ -45,11 +42,6 @@ def path_of(text: str) -> str | None:
     return None if ".." in parts else "/" + "/".join(parts)
 
 
-def _lines(content: bytes) -> Iterator[str]:
-    for line in content.decode("utf-8", "surrogateescape").split("\n"):
-        yield line.rstrip("\r")
-
-
 def mount_command(path: str) -> str:
     """What mounts what fstab has there."""
     return f"mount {shlex.quote(path)}"
@@ -61,12 +53,7 @@ def mount_command(path: str) -> str:
 def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: str = "/etc/fstab") -> list[Expected]:
     """What is mounted at boot. `run`: stands before a command for it. What automount mounts may be away."""
     found = []
-    for line in _lines(content):
-        fields = line.split()
-        if len(fields) < 3 or fields[0].startswith("#"):
-            continue
-        source, target, fstype = (unescape(field) for field in fields[:3])
-        options = fields[3] if len(fields) > 3 else "defaults"
+    for source, target, fstype, options in fstab.entries(content.decode("utf-8", "surrogateescape")):
         path = path_of(target)
         # A bind is of what stands elsewhere, and named by that.
         if path is None or fstype in ("none", "swap") or _is_on_demand(options):
@@ -149,7 +136,7 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
 def _mount_section(content: bytes) -> dict[str, str]:
     """The keys of [Mount] (systemd.syntax(7)): the last one counts."""
     keys, section, joined = dict[str, str](), "", ""
-    for line in _lines(content):
+    for line in pve.lines_of(content):
         text = line.strip()
         if text.startswith(("#", ";")):
             continue  # also amid a continued line
@@ -176,18 +163,19 @@ def _unquoted(value: str) -> str:
 def from_storages(content: bytes, node: str) -> list[Expected]:
     """The storages that PVE keeps mounted on this node (PVE::SectionConfig's format)."""
     found = []
-    for kind, storage, keys in _storages(content):
-        if _is_true(keys.get("disable")) or not _is_for(node, keys.get("nodes", "")):
+    for section in pve.storages(content):
+        kind, storage, keys = section
+        if section.is_disabled or not _is_for(node, keys.get("nodes", "")):
             continue
         marked = keys.get("is_mountpoint", "")
-        if kind in _STORAGES:
-            path, fstype = path_of(keys.get("path", f"/mnt/pve/{storage}")), _STORAGES[kind]
-        elif kind == "dir" and marked.lower() not in ("", *_NO):
+        if kind in pve.MOUNTED:
+            path, fstype = path_of(section.path), pve.MOUNTED[kind]
+        elif kind == "dir" and marked.lower() not in ("", *pve.NO):
             # PVE mounts nothing there, but uses the directory only while somebody else has.
-            path, fstype = path_of(keys.get("path", "") if marked.lower() in _YES else marked), ""
+            path, fstype = path_of(keys.get("path", "") if marked.lower() in pve.YES else marked), ""
         else:
             continue
-        if kind == "cephfs" and _is_true(keys.get("fuse")):
+        if kind == "cephfs" and pve.is_true(keys.get("fuse")):
             fstype = "fuse.ceph-fuse"
         if path is None:
             continue
@@ -200,33 +188,6 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
         readonly = None if kind == "dir" else _is_ro(keys.get("options", ""))
         found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend, readonly=readonly))
     return found[:MAX_FROM_FILE]
-
-
-def _storages(content: bytes) -> Iterator[tuple[str, str, dict[str, str]]]:
-    current: tuple[str, str, dict[str, str]] | None = None
-    for line in _lines(content):
-        if head := _STORAGE_HEAD.fullmatch(line):
-            if current is not None:
-                yield current
-            current = (head[1], head[2], {})
-        elif line[:1] in (" ", "\t") and current is not None:
-            key, _, value = line.strip().partition(" ")
-            if key:
-                current[2].setdefault(*_pair(key, value))
-        elif line.strip() and not line.startswith("#") and current is not None:
-            yield current  # what is no property ends the section
-            current = None
-    if current is not None:
-        yield current
-
-
-def _pair(key: str, value: str) -> tuple[str, str]:
-    words = key.split("\t", 1)
-    return (words[0], words[1].strip()) if len(words) == 2 else (key, value.strip())
-
-
-def _is_true(value: str | None) -> bool:
-    return value is not None and value.lower() not in _NO  # a bare key is true
 
 
 def _is_for(node: str, nodes: str) -> bool:
@@ -260,11 +221,11 @@ class Bound(NamedTuple):
 def bound_by_pve(content: bytes) -> list[Bound]:
     """The bind mount points (mpN) of a container's Proxmox VE configuration (pct.conf(5)), not of its snapshots."""
     found = []
-    for line in _lines(content):
+    for line in pve.lines_of(content):
         if line.startswith("["):
             break
         key, colon, value = line.partition(":")
-        if not colon or not _MOUNT_POINT.fullmatch(key.strip()):
+        if not colon or not pve.MOUNT_POINT.fullmatch(key.strip()):
             continue
         volume, _, options = value.strip().partition(",")
         source, target = path_of(volume.removeprefix("volume=")), path_of(option(options, "mp") or "")
@@ -276,22 +237,14 @@ def bound_by_pve(content: bytes) -> list[Bound]:
 def bound_by_lxc(content: bytes) -> list[Bound]:
     """The binds that a container's LXC configuration (lxc.container.conf(5), lxc.mount.entry) asks for."""
     found = []
-    for line in _lines(content):
+    for line in pve.lines_of(content):
         if line.startswith("["):
             break  # of Proxmox's files, which have such lines with a colon, too
-        key, value = (part.strip() for part in _split(line))
-        if key != "lxc.mount.entry":
-            continue
-        fields = [unescape(field) for field in value.split()]
-        if len(fields) < 4 or not {"bind", "rbind"} & set(fields[3].split(",")):
+        key, value = key_and_value(line)
+        if key != "lxc.mount.entry" or (bind := bind_of(value)) is None:
             continue
         # Relative to the container's root, or below where LXC prepares that.
-        source, target = path_of(fields[0]), path_of("/" + fields[1].rpartition("/rootfs/")[2].lstrip("/"))
+        source, target = path_of(bind[0]), path_of("/" + bind[1].rpartition("/rootfs/")[2].lstrip("/"))
         if source is not None and target is not None:
             found.append(Bound(source, target))
     return found[:MAX_FROM_FILE]
-
-
-def _split(line: str) -> tuple[str, str]:
-    head, _, tail = line.partition(":" if line.partition("=")[0].count(":") else "=")
-    return head, tail

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from watcher.core.mountinfo import Tree
+from watcher.core.mountinfo import Tree, unescape
 from watcher.model import Mount
 
 COMM = b"lxc-start"
@@ -180,6 +180,23 @@ def name_from_pve_config(text: bytes) -> str:
 
 def _as_name(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")[:NAME_LIMIT]
+
+
+# ---- what it binds
+
+
+def key_and_value(line: str) -> tuple[str, str]:
+    """Of "key = value" (lxc.container.conf(5)) or "key: value", as Proxmox's own files have LXC's keys, too."""
+    head, _, tail = line.partition(":" if line.partition("=")[0].count(":") else "=")
+    return head.strip(), tail.strip()
+
+
+def bind_of(entry: str) -> tuple[str, str] | None:
+    """(source, target) of the value of an lxc.mount.entry, in the form of fstab(5); None if it binds nothing."""
+    fields = [unescape(field) for field in entry.split()]
+    if len(fields) < 4 or not {"bind", "rbind"} & set(fields[3].split(",")):
+        return None
+    return fields[0], fields[1]
 
 
 # ---- the mount table

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from watcher.core import pve
+from watcher.core.lxc import bind_of, key_and_value
 from watcher.core.mountinfo import is_below
 from watcher.core.wording import container_name, name
 from watcher.model import HOST
@@ -18,13 +20,8 @@ MAX_NAMED = 4  # of each sort on the line
 MAX_LISTED = 64  # of each sort in the document
 _LINES = 20_000  # of one file
 
-_SECTION = re.compile(r"([a-z][a-z0-9]*):\s+(\S+)\s*")
-# Where PVE mounts what it mounts itself, if no path is given (PVE::Storage::*Plugin).
-_MOUNTED_BY_PVE = ("nfs", "cifs", "cephfs", "glusterfs")
 _DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}")
-_MOUNT_POINT = re.compile(r"mp[0-9]{1,3}")
 _VOLUME = re.compile(r"([A-Za-z][A-Za-z0-9._-]*):(.+)")  # PVE::Storage::parse_volume_id
-_ESCAPE = re.compile(r"\\([0-7]{3})")  # fstab(5)
 
 
 class Storage(NamedTuple):
@@ -79,22 +76,11 @@ def _text(data: bytes) -> Iterable[str]:
 
 def storages(data: bytes) -> list[Storage]:
     """The storages of a storage.cfg that lie in directories and are not disabled."""
-    found: list[Storage] = []
-    kind, ident, options = "", "", dict[str, str]()
-
-    def close() -> None:
-        path = options.get("path", f"/mnt/pve/{ident}" if kind in _MOUNTED_BY_PVE else "")
-        if ident and path.startswith("/") and options.get("disable", "0") in ("0", "no", "off", "false"):
-            found.append(Storage(ident, path.rstrip("/") or "/"))
-
-    for line in _text(data):
-        if (section := _SECTION.fullmatch(line)) is not None:
-            close()
-            kind, ident, options = section[1], section[2], {}
-        elif line[:1] in (" ", "\t") and (words := line.split(None, 1)):
-            options[words[0]] = words[1].strip() if len(words) > 1 else "1"
-    close()
-    return found
+    return [
+        Storage(section.id, section.path.rstrip("/") or "/")
+        for section in pve.storages(data)
+        if section.path.startswith("/") and not section.is_disabled
+    ]
 
 
 def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
@@ -103,14 +89,13 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
     for line in _text(data):
         if line.startswith("["):
             break
-        key, sign, value = _pair(line)
-        if not sign:
-            continue
+        key, value = key_and_value(line)
         if key in ("hostname", "name", "lxc.uts.name"):
             title = value[:64]
         elif key == "lxc.mount.entry":
-            paths += _bound(value)
-        elif key == "rootfs" or _DRIVE.fullmatch(key) or _MOUNT_POINT.fullmatch(key):
+            bind = bind_of(value)
+            paths += [bind[0]] if bind is not None and bind[0].startswith("/") else []
+        elif key == "rootfs" or _DRIVE.fullmatch(key) or pve.MOUNT_POINT.fullmatch(key):
             what, *options = value.split(",")
             what = what.removeprefix("file=").removeprefix("volume=")
             if what.startswith("/"):
@@ -118,20 +103,6 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
             elif (volume := _VOLUME.fullmatch(what)) is not None:
                 volumes.append((volume[1], "ISO" if "media=cdrom" in options and ":iso/" in what else "disk"))
     return Guest(ident, is_vm, title, tuple(volumes), tuple(paths))
-
-
-def _pair(line: str) -> tuple[str, str, str]:
-    """("key", ":" or "=", "value") of "key: value" or "key = value"."""
-    at = min((n for n in (line.find(":"), line.find("=")) if n > 0), default=-1)
-    return (line[:at].strip(), line[at], line[at + 1 :].strip()) if at > 0 else ("", "", "")
-
-
-def _bound(entry: str) -> list[str]:
-    """The source of an lxc.mount.entry that binds, in the form of fstab(5)."""
-    fields = entry.split()
-    if len(fields) < 4 or not {"bind", "rbind"} & set(fields[3].split(",")) or not fields[0].startswith("/"):
-        return []
-    return [_ESCAPE.sub(lambda m: chr(int(m[1], 8) & 0x7F), fields[0])]
 
 
 def on_mount(

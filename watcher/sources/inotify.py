@@ -29,6 +29,20 @@ class WatchError(Exception):
     """The directory cannot be watched; its text says why."""
 
 
+# A file has been written, replaced or taken away.
+_FILES = pyinotify.IN_CLOSE_WRITE | pyinotify.IN_MOVED_TO | pyinotify.IN_MOVED_FROM | pyinotify.IN_DELETE
+
+
+def _begin(
+    event: Callable[[pyinotify.Event], None],
+) -> tuple[pyinotify.WatchManager, pyinotify.AsyncioNotifier]:
+    try:
+        watches = pyinotify.WatchManager()
+    except OSError as e:
+        raise WatchError(f"inotify: {e}") from e
+    return watches, pyinotify.AsyncioNotifier(watches, asyncio.get_running_loop(), default_proc_fun=event)
+
+
 class FileChanges:
     """Tells of each burst of changes of one file, however it is written.
 
@@ -40,16 +54,9 @@ class FileChanges:
         file = PurePath(path)
         self._name = file.name
         self._changed = asyncio.Event()
+        self._watches, self._notifier = _begin(self._event)
         try:
-            self._watches = pyinotify.WatchManager()
-        except OSError as e:
-            raise WatchError(f"inotify: {e}") from e
-        mask = pyinotify.IN_CLOSE_WRITE | pyinotify.IN_MOVED_TO | pyinotify.IN_MOVED_FROM | pyinotify.IN_DELETE
-        self._notifier = pyinotify.AsyncioNotifier(
-            self._watches, asyncio.get_running_loop(), default_proc_fun=self._event
-        )
-        try:
-            self._watches.add_watch(str(file.parent), mask | pyinotify.IN_ONLYDIR, quiet=False)
+            self._watches.add_watch(str(file.parent), _FILES | pyinotify.IN_ONLYDIR, quiet=False)
         except pyinotify.WatchManagerError as e:
             self._notifier.stop()
             raise WatchError(f"{file.parent}: {e}") from e
@@ -77,17 +84,10 @@ class DirectoryChanges:
     ) -> None:
         """Start watching. Raises WatchError."""
         self._is_of_interest, self._changed = is_of_interest, changed
-        try:
-            self._watches = pyinotify.WatchManager()
-        except OSError as e:
-            raise WatchError(f"inotify: {e}") from e
-        self._notifier = pyinotify.AsyncioNotifier(
-            self._watches, asyncio.get_running_loop(), default_proc_fun=self._event
-        )
-        mask = pyinotify.IN_CLOSE_WRITE | pyinotify.IN_MOVED_TO | pyinotify.IN_MOVED_FROM | pyinotify.IN_DELETE
+        self._watches, self._notifier = _begin(self._event)
         for directory in directories:
             try:
-                self._watches.add_watch(directory, mask | pyinotify.IN_CREATE | pyinotify.IN_ONLYDIR, quiet=False)
+                self._watches.add_watch(directory, _FILES | pyinotify.IN_CREATE | pyinotify.IN_ONLYDIR, quiet=False)
             except (pyinotify.WatchManagerError, UnicodeEncodeError):
                 continue  # a slow look finds what changes there
 
@@ -110,13 +110,7 @@ class CgroupChanges:
         self._cgroup = os.path.normpath(cgroup)  # as pyinotify gives it back
         self._came_or_went, self._froze = came_or_went, froze
         self._followed: dict[str, int] = {}
-        try:
-            self._watches = pyinotify.WatchManager()
-        except OSError as e:
-            raise WatchError(f"inotify: {e}") from e
-        self._notifier = pyinotify.AsyncioNotifier(
-            self._watches, asyncio.get_running_loop(), default_proc_fun=self._event
-        )
+        self._watches, self._notifier = _begin(self._event)
         self.watch_directories()
 
     def watch_directories(self) -> None:
