@@ -21,6 +21,7 @@ class ServiceManager:
         if self._socket:
             self._socket.setblocking(False)
         self._status = ""
+        self._stopping = False
         # sd_watchdog_enabled(3)
         own = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "") if own else ""
@@ -33,7 +34,9 @@ class ServiceManager:
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={clock_gettime_ns(1) // 1000}")  # CLOCK_MONOTONIC
 
     def stopping(self) -> None:
+        """The last word: whoever still runs in this turn of the loop would contradict it."""
         self._tell("STOPPING=1")
+        self._stopping = True
 
     def alive(self) -> None:
         self._tell("WATCHDOG=1")
@@ -49,7 +52,7 @@ class ServiceManager:
             self._socket.close()
 
     def _tell(self, message: str) -> None:
-        if self._socket is None:
+        if self._socket is None or (self._stopping and message != "STOPPING=1"):
             return
         try:
             self._socket.sendto(message.encode("utf-8", "replace"), self._address)

@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.fuse import HANG
 from tests.fakes.receivers import GotifyReceiver
 from tests.integration.service import LIMIT, Site
+from watcher import systemd
 
 pytestmark = pytest.mark.kernel
 
@@ -103,6 +104,19 @@ async def test_it_is_ready_before_the_first_answer_and_tells_how_it_is(site: Sit
     assert len(reloading) == 2
     assert ready[0] < reloading[0] < ready[1] < reloading[1] < ready[2] < told.index("STOPPING=1")
     assert not [message for message in told[told.index("STOPPING=1") :] if message != "STOPPING=1"]
+
+
+async def test_nothing_is_told_after_the_last_word(site: Site) -> None:
+    address = str(site.path / "notify")
+    async with service_manager(address) as manager:
+        ours = systemd.ServiceManager({"NOTIFY_SOCKET": address})
+        ours.stopping()
+        ours.alive()
+        ours.status("watching")
+        ours.stopping()
+        ours.close()
+        await manager.wait_for("STOPPING=1", 2)
+    assert manager.told == ["STOPPING=1", "STOPPING=1"]
 
 
 async def test_an_abstract_socket_and_no_watchdog(site: Site) -> None:
