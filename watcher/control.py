@@ -57,8 +57,15 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Waits in the kernel for a place in the queue of a busy service; with a time-out of Python's, thus without
+        # waiting, connect() fails with EAGAIN at once (unix(7), unix_stream_connect).
+        limit = struct.pack("ll", int(ANSWER_LIMIT), int(ANSWER_LIMIT % 1 * 1e6))  # a timeval
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        try:
+            self.sock.connect(self._path)
+        except BlockingIOError as e:
+            raise TimeoutError from e
         self.sock.settimeout(ANSWER_LIMIT)
-        self.sock.connect(self._path)
         _, uid, _ = struct.unpack("3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()):
             raise Unreachable(f"{self._path}: user {uid} listens there, not a watcher of ours")

@@ -106,7 +106,7 @@ class Daemon:
         self._investigator = Investigator(
             self._children,
             self._reader,
-            states=self._picture.snapshot,
+            states=self._picture.tracker.kin,
             mounts=lambda: self._mounts(),
             proc=settings.paths.proc,
         )

@@ -5,7 +5,7 @@ What to ask is `core.evidence`'s, and how `probing.evidence`'s; this one bounds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -36,11 +36,11 @@ class Investigator:
         children: Children,
         reader: FileReader,
         *,
-        states: Callable[[], Sequence[MountState]],
+        states: Callable[[Collection[Superblock]], Sequence[MountState]],
         mounts: Callable[[], Sequence[Mount]],
         proc: str,
     ) -> None:
-        """`states`: all that is watched, as it stands; `mounts`: the host's table."""
+        """`states`: of these and of the other mounts of their servers, how they stand; `mounts`: the host's table."""
         self._children = children
         self._reader = reader
         self._states = states
@@ -107,7 +107,7 @@ class Investigator:
                 self._news = anyio.Event()
 
     def _questions(self, wanted: Sequence[Superblock]) -> list[Question]:
-        states, mounts = self._states(), self._mounts()
+        states, mounts = self._states(wanted), self._mounts()
         targets: dict[Superblock, MountState] = {}
         for state in sorted(states, key=lambda state: place_order(state.place)):
             mount = state.mount

@@ -150,7 +150,7 @@ def capacity_table(states: Sequence[CapacityState]) -> Table:
     return rows
 
 
-def _emptiness(state: CapacityState) -> tuple[bool, float, tuple[bool, list[str | int]]]:
+def _emptiness(state: CapacityState) -> tuple[bool, float, tuple[bool, tuple[str | int, ...]]]:
     usage = state.usage
     share = usage.used / usage.total if usage and usage.total else 0.0
     return usage is None, -share, place_order(state.place)

@@ -50,7 +50,7 @@ class Store:
         self._refreshed = monotonic()
         self._trouble = ""
         self._notice, self._notice_until = "", 0.0
-        self._changed, self._urgent = asyncio.Event(), asyncio.Event()
+        self._changed = asyncio.Event()
         self._under_way: asyncio.Task[None] | None = None
 
     @property
@@ -114,32 +114,29 @@ class Store:
                 await self._changed.wait()
                 if self._trouble:
                     await anyio.sleep(RETRY)
-                with anyio.move_on_after(GATHER):
-                    await self._urgent.wait()
+                await anyio.sleep(GATHER)
             self._changed.clear()
-            self._urgent.clear()
             await self._write_if_needed()
 
     async def recorded(self) -> None:
         """Return when what is so now is on disk; or soon, if that takes its time."""
-        self._changed.set()
-        self._urgent.set()
-        if self._database is None or self._trouble:
-            return
-        with anyio.move_on_after(PATIENCE):
-            await self._write_if_needed()
+        written = False
+        if not self._trouble:
+            with anyio.move_on_after(PATIENCE):
+                written = await self._write_if_needed()
+        if not written:
+            self._changed.set()
 
     async def close(self) -> None:
         """Write the last of it, if the disk lets us."""
         with anyio.move_on_after(PATIENCE, shield=True):
             await self._write_if_needed()
 
-    async def _write_if_needed(self) -> None:
-        """One write at a time; who comes while one is under way waits for it, and then writes what is new."""
+    async def _write_if_needed(self) -> bool:
+        """Whether all is on disk. One write at a time: who comes while one is under way waits, and writes the rest."""
         while self._under_way is not None and not self._under_way.done():
             await asyncio.wait([self._under_way])
-        if self._database is not None:
-            await self._attempt(self._write, LIMIT)
+        return self._database is not None and await self._attempt(self._write, LIMIT)
 
     async def _write(self) -> None:
         assert self._database is not None

@@ -248,7 +248,7 @@ async def test_a_message_waits_for_it_only_so_long(site: Site, children: Childre
         MountState(Place(ON_HOST, m.mount_point), m, Reach.STALE, "stale") for m in mounts if m.mount_point in ours
     ]
     investigator = Investigator(
-        children, FileReader(children), states=lambda: states, mounts=lambda: mounts, proc="/proc"
+        children, FileReader(children), states=lambda _: states, mounts=lambda: mounts, proc="/proc"
     )
     assert await investigator.found(incident_of(mounted)) is None
     working = asyncio.create_task(investigator.run())

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from watcher.control import moment_of
+from watcher import control
+from watcher.control import Answer, NoAnswer, ask, moment_of
 
 NOW = datetime.fromisoformat("2026-11-20T15:04:05")
 
@@ -37,3 +43,58 @@ def test_a_moment_may_bring_its_zone() -> None:
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(ValueError, match=r'is not a time of day; write one such as "01:00" or "18:30" or "2026-11-20'):
         moment_of(text, NOW)
+
+
+# ---- a service that is busy: the queue of those who wait for it is full
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.settimeout(60)
+        listening.bind(str(tmp_path / "sock"))
+        listening.listen(1)
+        yield listening
+
+
+def fill(queue: socket.socket) -> list[socket.socket]:
+    waiting: list[socket.socket] = []
+    while True:
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        one.setblocking(False)
+        try:
+            one.connect(queue.getsockname())
+        except BlockingIOError:
+            one.close()
+            return waiting
+        waiting.append(one)
+
+
+def test_who_finds_the_queue_full_waits_for_the_limit_first(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "ANSWER_LIMIT", 0.25)
+    waiting = fill(listening)
+    assert waiting
+    with pytest.raises(NoAnswer, match=r"does not answer within 0\.25 s"):
+        ask(listening.getsockname(), "GET", "health")
+    for one in waiting:
+        one.close()
+
+
+def test_who_finds_the_queue_full_is_answered_when_it_is_his_turn(listening: socket.socket) -> None:
+    found: list[Answer] = []
+    waiting = fill(listening)
+    asking = threading.Thread(target=lambda: found.append(ask(listening.getsockname(), "GET", "health")))
+    asking.start()
+    for one in waiting:
+        one.close()
+    answered = False
+    while not answered:
+        connection, _ = listening.accept()
+        with connection, suppress(BrokenPipeError):
+            if connection.recv(1000):
+                connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"healthy": true}')
+                answered = True
+    asking.join(60)
+    assert found == [Answer(200, {"healthy": True})]

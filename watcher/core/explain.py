@@ -98,7 +98,7 @@ def nearby(asked: Address, tables: Mapping[str, TableRead], chosen: Filter) -> t
         tree = Tree(table.mounts) if candidates else None
         found += [Place(namespace, m.mount_point) for m in candidates if tree is not None and tree.is_visible(m)]
 
-    def strangeness(place: Place) -> tuple[bool, bool, int, tuple[bool, list[str | int]]]:
+    def strangeness(place: Place) -> tuple[bool, bool, int, tuple[bool, tuple[str | int, ...]]]:
         below = is_below(place.mount_point, asked.path) and asked.path != "/"
         return (
             place.namespace != asked.namespace,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import translate
+from functools import lru_cache
 
 from watcher.model import HOST, Mount, Pace, Place
 
@@ -26,6 +27,7 @@ _CEPH = re.compile(r"^[^@/:=]*@([^=/]+)=")
 _CURLFTPFS = re.compile(r"^curlftpfs#\w+://(?:[^/@]*@)?([^/:]+)")
 
 
+@lru_cache(4096)  # asked of all that are watched whenever one of them fails
 def server_of(fstype: str, source: str) -> str | None:
     """The server's name as the source gives it ("nas01", "fe80::1"), None where there is none."""
     if fstype in ("cifs", "smb3", "smbfs"):

@@ -92,11 +92,12 @@ def news_of(
         if incident.closed - incident.opened < group_wait or incident.is_own:
             return None  # over before it was worth a word, or of no interest once it is over
         return News(incident, Topic.LATE, max(incident.closed, _settled(incident.members)))
-    now_down, flapping = {m.slot for m in incident.down}, {m.slot for m in incident.flapping}
-    if (begins := [m for m in incident.flapping if m.slot not in told.flapping]) and not silenced:
+    down, now_flapping = incident.down, incident.flapping
+    told_down, told_flapping = told.down, told.flapping
+    if (begins := [m for m in now_flapping if m.slot not in told_flapping]) and not silenced:
         return News(incident, Topic.FLAPPING, max(m.changed for m in begins))
-    more = [m for m in incident.down if m.slot not in told.down]
-    over = (told.down | told.flapping) - now_down - flapping
+    more = [m for m in down if m.slot not in told_down]
+    over = (told_down | told_flapping) - {m.slot for m in down} - {m.slot for m in now_flapping}
     ended = [m for m in incident.members if m.slot in over or _is_back_apart(m, told)]
     if incident.closed is not None:
         if not ended:
@@ -104,20 +105,21 @@ def news_of(
         topic = Topic.CLOSED if all(m.condition is Condition.GONE for m in ended) else Topic.RECOVERED
         return News(incident, topic, _settled(ended, told))
     if more and not silenced:
-        due = min(m.changed + (SETTLED if m.slot in told.flapping else 0.0) for m in more) + group_wait
-        waits = told.down and not _is_first_on_host(incident, more, told)
+        due = min(m.changed + (SETTLED if m.slot in told_flapping else 0.0) for m in more) + group_wait
+        waits = told_down and not _is_first_on_host(incident, more, told)
         return News(incident, Topic.UPDATE, max(due, _rest_until(told)) if waits else due)
     if ended:
         due = max(_settled(ended, told), min(m.changed for m in ended) + group_wait)
         return News(incident, Topic.PARTIAL, max(due, _rest_until(told)))
-    if repeat_interval and now_down and not silenced:
+    if repeat_interval and down and not silenced:
         return News(incident, Topic.REPEAT, told.at + repeat_interval)
     return None
 
 
 def _is_first_on_host(incident: Incident, more: Iterable[Member], told: Told) -> bool:
     """Whether the host itself is hit only now: that must not wait for what containers have said so often."""
-    before = [m for m in incident.members if m.slot in told.down]
+    told_down = told.down
+    before = [m for m in incident.members if m.slot in told_down]
     return any(m.is_on_host for m in more) and not any(m.is_on_host for m in before)
 
 
@@ -133,7 +135,9 @@ def _is_back_apart(member: Member, told: Told) -> bool:
 
     That it has merely left them is not worth a word: a container was stopped, a dead mount taken off the host.
     """
-    if member.split_from not in told.down or member.condition not in (Condition.OK, Condition.REMOUNTED):
+    if member.split_from is None or member.condition not in (Condition.OK, Condition.REMOUNTED):
+        return False
+    if told.conditions.get(member.split_from) is not Condition.DOWN:
         return False
     return told.conditions.get(member.slot) is not member.condition
 

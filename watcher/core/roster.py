@@ -5,7 +5,7 @@ Keeps no time and judges nothing: health is `health`'s, events are the tracker's
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from watcher.core import ondemand
 from watcher.core.health import FAILING
@@ -26,6 +26,7 @@ class Roster:
     def __init__(self) -> None:
         self._all: dict[Superblock, Watched] = {}
         self._in: dict[str, dict[Superblock, Watched]] = {}  # by namespace, so that one table costs only its own
+        self._covered: dict[str, list[Watched]] = {}  # of these, what a walk reaches only across another; as last seen
         self._named = _ByName()
         self._on_host = _ByName()
         self._frozen_since: dict[str, float] = {}
@@ -44,6 +45,7 @@ class Roster:
 
     def join(self, watched: Watched, standing: Standing) -> None:
         """It stands in this place from now on."""
+        self._covered.pop(standing.place.namespace, None)
         if watched.superblock not in self._all:
             self._all[watched.superblock] = watched
             self._named.add(watched)
@@ -56,6 +58,7 @@ class Roster:
         """It no longer stands in this place; without any it is forgotten."""
         watched.leave(standing)
         namespace = standing.place.namespace
+        self._covered.pop(namespace, None)
         if all(s.place.namespace != namespace for s in watched.standings):
             del self._in[namespace][watched.superblock]
             if not self._in[namespace]:
@@ -132,12 +135,18 @@ class Roster:
                 return over
         return None
 
-    def release_behind(self, among: Iterable[Watched]) -> None:
+    def rearranged(self, namespace: str) -> None:
+        """Its table was read: what lies below what may have changed."""
+        self._covered.pop(namespace, None)
+
+    def release_behind(self, namespace: str) -> None:
         """What only fails because a mount in front of it does is not judged."""
-        for watched in among:
-            if watched.health.reach is not Reach.SUSPECT or not watched.standings[0].below:
-                continue  # looked at for each of a thousand that fail at once: almost none lies below another
-            if all(self.behind(s) for s in watched.standings):
+        covered = self._covered.get(namespace)
+        if covered is None:  # kept, for each of a thousand that fail at once: almost none lies below another
+            covered = [w for w in self._in.get(namespace, {}).values() if all(s.below for s in w.standings)]
+            self._covered[namespace] = covered
+        for watched in covered:
+            if watched.health.reach is Reach.SUSPECT and all(self.behind(s) for s in watched.standings):
                 watched.health.forget_failure()
 
 

@@ -6,12 +6,12 @@ how probes are run, nor who is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from watcher.core import ondemand
 from watcher.core.departed import Departed
-from watcher.core.filters import Filter
+from watcher.core.filters import Filter, server_of
 from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
 from watcher.core.mountinfo import is_mounted_readonly
 from watcher.core.places import Standing, arrange
@@ -37,6 +37,7 @@ from watcher.model import (
     Stage,
     StillWedged,
     Subject,
+    Superblock,
     TableRead,
     TableUnreadable,
     ThreadGone,
@@ -179,6 +180,17 @@ class Tracker:
         crowded = self._roster.crowded()
         return [show(self._roster, w, s, crowded=crowded) for w in self._roster for s in w.standings]
 
+    def kin(self, superblocks: Collection[Superblock]) -> list[MountState]:
+        """As `snapshot`, of these and of the other mounts of their servers."""
+        servers = {server_of(s.fstype, s.source) for s in superblocks} - {None}
+        crowded = self._roster.crowded()
+        return [
+            show(self._roster, w, s, crowded=crowded)
+            for w in self._roster
+            if w.superblock in superblocks or server_of(w.superblock.fstype, w.superblock.source) in servers
+            for s in w.standings
+        ]
+
     def places(self, namespace: str) -> dict[Place, Mount]:
         """What is watched in this namespace."""
         return {
@@ -230,10 +242,11 @@ class Tracker:
         self._absent = {p for p in self._absent if p.namespace != namespace} | absent
         if absent:
             self._rereads.add(namespace)
+        self._roster.rearranged(namespace)
         inside = self._roster.inside(namespace)
         if frozen_now:
             self._stand_still(inside)
-        self._roster.release_behind(inside)
+        self._roster.release_behind(namespace)
         return out + [t for watched in inside for t in watched.check_readonly(now)]
 
     def _note_left_out(self, namespace: str, count: int) -> None:
@@ -369,7 +382,7 @@ class Tracker:
                 out += self._failing(kin, now, Change.JOINED)  # what is left of it is another matter now
         if health.reach is not before and health.reach in FAILING:
             for namespace in {s.place.namespace for s in watched.standings}:
-                self._roster.release_behind(self._roster.inside(namespace))
+                self._roster.release_behind(namespace)
         return out + watched.check_readonly(now)
 
     def _changed(self, watched: Watched, before: Reach, now: float) -> list[Transition]:

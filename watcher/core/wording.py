@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from watcher.model import HOST, Cause, Kind, Place
 
@@ -81,11 +82,12 @@ def place_name(place: Place, container: str = "") -> str:
     return mount_point if place.namespace == HOST else f"{container_name(place.namespace, container)} {mount_point}"
 
 
-def place_order(place: Place) -> tuple[bool, list[str | int]]:
+@lru_cache(4096)  # a list of a thousand is sorted again and again while they fail
+def place_order(place: Place) -> tuple[bool, tuple[str | int, ...]]:
     """A key to sort by: the host's first, and in the order in which people count."""
     # Digits stand at odd positions, so that like is compared with like.
     parts = _DIGITS.split(f"{place.namespace}:{place.mount_point}")
-    return place.namespace != HOST, [int(p) if n % 2 else p for n, p in enumerate(parts)]
+    return place.namespace != HOST, tuple(int(p) if n % 2 else p for n, p in enumerate(parts))
 
 
 def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:

@@ -367,7 +367,8 @@ class Sender:
 
 def _mounts_down(incident: Incident, told: Told | None) -> int:
     """How many mounts the channel believes to be down."""
-    return sum(len(m.subject.places) for m in incident.members if m.slot in told.down) if told else 0
+    down = told.down if told else set()
+    return sum(len(m.subject.places) for m in incident.members if m.slot in down)
 
 
 def local_time(wall: float) -> datetime:

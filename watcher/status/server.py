@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 16  # connections that the kernel keeps waiting
+BACKLOG = 128  # connections that the kernel keeps waiting; further ones wait in their connect()
 
 
 class StatusServer:
