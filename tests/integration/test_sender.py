@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from time import time
 
 from tests.fakes.receivers import GotifyReceiver
 from tests.unit.mounts import subject, transition
 from watcher.children import Children
+from watcher.core.incident import Condition
 from watcher.core.incidents import Incidents
+from watcher.core.outbox import Told
 from watcher.delivery.sender import UNREACHABLE, Sender
 from watcher.model import Change
 
@@ -120,10 +122,12 @@ async def test_a_channel_that_fails_for_long_is_known_as_such_until_it_works() -
 
 async def test_what_is_told_is_recorded_before_the_next_is_told() -> None:
     async with GotifyReceiver() as gotify, desk(gotify) as it:
-        release = asyncio.Event()
+        release, noted = asyncio.Event(), list[Mapping[tuple[str, int], Told]]()
 
         async def slow() -> None:
-            await release.wait()
+            noted.append(it.sender.state().told)
+            if len(noted) > 1:  # that the first is under way is noted at once
+                await release.wait()
 
         it.sender._recorded = slow
         it.incidents.apply(transition(Change.BEGAN, subject("/mnt/a", source="a:/")), now=0.0, wall=it.clock())
@@ -132,6 +136,9 @@ async def test_what_is_told_is_recorded_before_the_next_is_told() -> None:
         assert gotify.attempts == 1
         release.set()
         await gotify.wait_for(2)
+        [(trying, told)] = [(noted[0][key], noted[1][key]) for key in noted[0]]
+        assert (dict(trying.conditions), set(trying.unsure)) == ({}, {0})
+        assert (dict(told.conditions), set(told.unsure)) == ({0: Condition.DOWN}, set())
 
 
 async def test_a_channel_that_is_new_is_told_what_is_down_but_not_what_is_over() -> None:

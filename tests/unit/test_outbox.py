@@ -17,6 +17,7 @@ from watcher.core.outbox import (
     News,
     Told,
     Topic,
+    attempted,
     is_expired,
     news_of,
     pending,
@@ -79,6 +80,54 @@ def told(*conditions: Condition) -> Told:
 def test_news(now_is: Incident, was_told: Told | None, topic: Topic | None, due: float) -> None:
     news = news_of(now_is, was_told, group_wait=WAIT)
     assert news == (None if topic is None else News(now_is, topic, due))
+
+
+def unsure(*conditions: Condition, about: int = 0) -> Told:
+    """The service was killed when a message about this slot was on its way."""
+    return replace(told(*conditions), unsure=frozenset({about}))
+
+
+@pytest.mark.parametrize(
+    ("now_is", "was_told", "topic", "due"),
+    [
+        pytest.param(incident((DOWN, 100)), unsure(), Topic.PROBLEM, 103, id="still so: told once more"),
+        pytest.param(incident((OK, 102), closed=102), unsure(), Topic.LATE, 102, id="over: told as a whole"),
+        pytest.param(
+            incident((DOWN, 100), (DOWN, 150)), unsure(DOWN, about=1), Topic.UPDATE, 153, id="one more, still"
+        ),
+        pytest.param(
+            incident((DOWN, 100), (GONE, 160)),
+            unsure(DOWN, about=1),
+            Topic.PARTIAL,
+            170,
+            id="one more, unmounted since",
+        ),
+        pytest.param(
+            incident((DOWN, 160), (DOWN, 100)), unsure(DOWN, DOWN), Topic.UPDATE, 163, id="back, and down again"
+        ),
+        pytest.param(incident((OK, 120), (DOWN, 100)), unsure(DOWN, DOWN), Topic.PARTIAL, 123, id="back, still"),
+        pytest.param(incident((OK, 160), closed=160), unsure(DOWN), Topic.RECOVERED, 160, id="the end, once more"),
+    ],
+)
+def test_what_may_have_been_told_is_told(now_is: Incident, was_told: Told, topic: Topic, due: float) -> None:
+    assert news_of(now_is, was_told, group_wait=WAIT) == News(now_is, topic, due)
+
+
+def test_what_may_have_been_told_is_followed_up_in_a_silence_and_never_too_old() -> None:
+    over = replace(incident((OK, 102), closed=102), hushed=True)
+    news = news_of(over, unsure(), group_wait=WAIT, silenced=True)
+    assert news == News(over, Topic.LATE, 102)
+    assert not is_expired(news, unsure(), now=1e9, max_age=10)
+    assert news_of(incident((DOWN, 100)), unsure(), group_wait=WAIT, silenced=True) is None
+
+
+def test_an_attempt_is_noted_with_what_it_says_that_is_new() -> None:
+    now_is = incident((DOWN, 100), (OK, 120), (OK, 130), (DOWN, 50))
+    before = told(DOWN, DOWN, OK, OK)
+    trying = attempted(before, told_now(now_is, 200.0, before, Topic.PARTIAL))
+    assert (trying.conditions, trying.times, set(trying.unsure)) == (before.conditions, 1, {1, 3})
+    first = attempted(None, told_now(now_is, 200.0))
+    assert (dict(first.conditions), first.times, set(first.unsure)) == ({}, 0, {0, 3})
 
 
 @pytest.mark.parametrize("condition", [OK, GONE, REMOUNTED])

@@ -14,7 +14,17 @@ from tests.unit.mounts import subject, transition
 from watcher.core.incident import SETTLED, Condition, Incident
 from watcher.core.incidents import Incidents
 from watcher.core.messages import MAX_LINES, Message, Sender, compose
-from watcher.core.outbox import REMOUNT_WAIT, UPDATE_LAST, News, Told, Topic, pending, retry_after, told_now
+from watcher.core.outbox import (
+    REMOUNT_WAIT,
+    UPDATE_LAST,
+    News,
+    Told,
+    Topic,
+    attempted,
+    pending,
+    retry_after,
+    told_now,
+)
 from watcher.core.resume import incidents_of
 from watcher.core.saved import Saved, State
 from watcher.model import Change, Subject, Superblock
@@ -247,6 +257,8 @@ class Telling(RuleBasedStateMachine):
                 self.check_message(channel, first.incident, first.topic, message)
                 entry = told_now(first.incident, self.wall, told, first.topic)
                 channel.knows[number] = entry
+                channel.ledger[number] = attempted(told, entry)
+                self.save()
                 if channel.dies_after_sending:
                     channel.dies_after_sending = False
                     channel.repeats.add(number)
@@ -342,6 +354,20 @@ class Telling(RuleBasedStateMachine):
     def member(self, number: int, slot: int) -> Superblock:
         [member] = [m for m in self.last[number].members if m.slot == slot]
         return member.subject.superblock
+
+
+def test_what_may_have_been_told_when_the_service_was_killed_is_followed_up() -> None:
+    """A second mount of a server dies; the service is killed when it has told so, and that mount is unmounted then."""
+    story = Telling()
+    story.dies("/mnt/a2")
+    story.all_is_told()
+    story.channel_fails(1)
+    story.dies("/mnt/a1")
+    story.service_dies_at_the_next_message(0)
+    story.days_pass()
+    assert not story.lives
+    story.is_unmounted("/mnt/a1")
+    story.all_is_told()
 
 
 pytestmark = pytest.mark.timeout(900)  # thousands of steps, on a machine that may have others to do

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from watcher.core.incident import SETTLED, Condition, Incident, Member
@@ -42,6 +42,12 @@ class Told:
     conditions: Mapping[int, Condition]  # by the member's slot
     at: float
     times: int = 1  # messages about it so far
+    unsure: frozenset[int] = frozenset()  # slots that a message was about of which it is not known whether it arrived
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether it may be that nothing of the incident has arrived at all."""
+        return not self.conditions
 
     @property
     def down(self) -> set[int]:
@@ -83,21 +89,24 @@ def news_of(
     `silenced`: that something is down is not for it to know now; what it was told is followed up all the same.
     `repeat_interval`: seconds after which what is still down is told again; 0: never.
     """
-    if told is None:
-        if silenced or (incident.closed is not None and incident.hushed):
-            return None
+    if told is None or told.knows_nothing:
         if incident.closed is None:
             topic = Topic.PROBLEM if incident.down else Topic.FLAPPING
-            return News(incident, topic, incident.opened + group_wait)
-        if incident.closed - incident.opened < group_wait or incident.is_own:
-            return None  # over before it was worth a word, or of no interest once it is over
+            return None if silenced else News(incident, topic, incident.opened + group_wait)
+        if told is None:
+            if silenced or incident.hushed:
+                return None
+            if incident.closed - incident.opened < group_wait or incident.is_own:
+                return None  # over before it was worth a word, or of no interest once it is over
         return News(incident, Topic.LATE, max(incident.closed, _settled(incident.members)))
     down, now_flapping = incident.down, incident.flapping
-    told_down, told_flapping = told.down, told.flapping
+    slots_down = {m.slot for m in down}
+    # What may have been told or not is told now, however it stands.
+    told_down, told_flapping = (told.down | told.unsure) - (told.unsure & slots_down), told.flapping - told.unsure
     if (begins := [m for m in now_flapping if m.slot not in told_flapping]) and not silenced:
         return News(incident, Topic.FLAPPING, max(m.changed for m in begins))
     more = [m for m in down if m.slot not in told_down]
-    over = (told_down | told_flapping) - {m.slot for m in down} - {m.slot for m in now_flapping}
+    over = (told_down | told_flapping) - slots_down - {m.slot for m in now_flapping}
     ended = [m for m in incident.members if m.slot in over or _is_back_apart(m, told)]
     if incident.closed is not None:
         if not ended:
@@ -216,6 +225,19 @@ def _held_back(news: News, before: Lately, now: float) -> News | None:
         return news
     # What was over before its turn came is not told late either.
     return None if news.topic is Topic.LATE else news._replace(due=rest)
+
+
+def attempted(before: Told | None, entry: Told) -> Told:
+    """The ledger's entry while a message is on its way that will make it `entry`: noted before it is sent.
+
+    Of a service that is killed then nobody knows whether the message has arrived. What it says is news again.
+    """
+    known: Mapping[int, Condition] = before.conditions if before is not None else {}
+    grave = (Condition.DOWN, Condition.FLAPPING)
+    news = {s for s, c in entry.conditions.items() if known.get(s) is not c and (c in grave or known.get(s) in grave)}
+    if before is None:
+        return Told({}, entry.at, 0, frozenset(news))
+    return replace(before, unsure=before.unsure | news)
 
 
 def told_now(incident: Incident, now: float, before: Told | None = None, topic: Topic | None = None) -> Told:

@@ -298,7 +298,8 @@ class Sender:
         return pending[0]
 
     async def _attempt(self, channel: Channel, courier: Courier, news: News, found: Evidence | None) -> bool:
-        told = channel.ledger.get(news.incident.number)
+        number = news.incident.number
+        told = channel.ledger.get(number)
         now = self._clock()
         message = messages.compose(
             news,
@@ -314,15 +315,21 @@ class Sender:
         except UnresolvedURL as e:
             delivery = Delivery(False, str(e))
         else:
+            channel.ledger[number] = outbox.attempted(told, entry)
+            await self._recorded()
             delivery = await courier.send(url, message)
         if delivery.ok:
-            channel.ledger[news.incident.number] = entry
+            channel.ledger[number] = entry
             self._note_lately(channel, news.incident.group, now)
             again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
             channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""
             await self._recorded()
             log.info("told %s%s: %s", channel.name, again, message.title)
         else:
+            if told is not None:
+                channel.ledger[number] = told
+            else:
+                channel.ledger.pop(number, None)
             self._failed(channel, delivery)
         return delivery.ok
 
