@@ -238,6 +238,7 @@ async def test_of_a_huge_table_only_the_first_part_is_read(lxc: Containers, tabl
     assert ct.namespace not in tables.problems
 
 
+@pytest.mark.once
 async def test_containers_that_come_and_go_while_they_are_read(lxc: Containers, tables: ContainerTables) -> None:
     """Nothing raises, and what is told is told in order."""
     cts = [lxc.start() for _ in range(4)]
@@ -597,6 +598,7 @@ async def test_closed_events_can_be_opened_again(
 
 
 @pytest.mark.cgroups
+@pytest.mark.once
 async def test_no_descriptor_is_left_of_many_containers(
     lxc: Containers, tables: ContainerTables, descriptors: Descriptors
 ) -> None:

@@ -161,6 +161,7 @@ async def test_it_pauses_while_the_watcher_is_not_healthy(caplog: pytest.LogCapt
     ]
 
 
+@pytest.mark.once
 async def test_every_way_to_fail_is_put_in_words_without_the_url() -> None:
     pinger = Pinger()
     async with HeartbeatReceiver(TOKEN) as receiver:

@@ -193,6 +193,7 @@ async def test_mounts_of_one_server_are_one_message_at_each_step(site: Site) -> 
 # ---- mounts that are taken away
 
 
+@pytest.mark.once
 async def test_an_unmounted_mount_never_recovers_and_a_remounted_one_says_so(site: Site) -> None:
     given_up, renewed, dropped = site.mount("givenup"), site.mount("renewed"), site.mount("dropped")
     last = site.mount("last")
@@ -236,6 +237,7 @@ async def test_an_unmounted_mount_never_recovers_and_a_remounted_one_says_so(sit
         assert not service.found(f"no longer mounted: {dropped.mount_point}")
 
 
+@pytest.mark.once
 async def test_read_only_and_vanished_are_told_only_where_asked_for(site: Site) -> None:
     backup, gone, last = site.mount("backup"), site.mount("gone"), site.mount("last")
     async with GotifyReceiver() as default, GotifyReceiver() as everything, AsyncExitStack() as services:
@@ -279,6 +281,7 @@ async def test_read_only_and_vanished_are_told_only_where_asked_for(site: Site) 
 # ---- channels that fail
 
 
+@pytest.mark.once
 async def test_a_channel_that_fails_delays_no_other_and_is_told_late_but_truly(site: Site) -> None:
     nas, last = site.mount("nas"), site.mount("last")
     async with AsyncExitStack() as stack:

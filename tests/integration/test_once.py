@@ -576,6 +576,7 @@ def test_interrupted(fuse: FuseServer, place: MakeDir, command: Command, mode: M
 # ---- no pile-up over any number of runs
 
 
+@pytest.mark.once
 def test_twenty_runs_on_a_wedged_mount(fuse: FuseServer, place: MakeDir, command: Command) -> None:
     """The first leaves a thread that nothing can kill; the others say so, without another."""
     wedged, other = fuse.mount(place("wedged"), mode=HANG), fuse.mount(place("other"))
@@ -713,6 +714,7 @@ def test_notes_directory_of_somebody_else(fuse: FuseServer, place: MakeDir, comm
 # ---- many
 
 
+@pytest.mark.once
 def test_ten_thousand_entries(fuse: FuseServer, place: MakeDir, command: Command, mount_dir: MakeDir) -> None:
     """The mount table may be long; the watched ones in it are found, and nothing else is asked."""
     base = mount_dir("many")
@@ -735,6 +737,7 @@ def test_ten_thousand_entries(fuse: FuseServer, place: MakeDir, command: Command
         unmount(base)
 
 
+@pytest.mark.once
 def test_two_hundred_hung(fuse: FuseServer, place: MakeDir, command: Command) -> None:
     mounts = [fuse.mount(place(f"{n:03}"), mode=HANG) for n in range(200)]
     outcome = command.once()
@@ -751,6 +754,7 @@ def test_two_hundred_hung(fuse: FuseServer, place: MakeDir, command: Command) ->
 # ---- our own troubles
 
 
+@pytest.mark.once
 def test_out_of_descriptors(fuse: FuseServer, place: MakeDir, command: Command) -> None:
     """Enough to run, too few to start a child: nothing is known, and nothing blamed."""
     mounted = fuse.mount(place(), mode=HANG)

@@ -184,6 +184,7 @@ async def test_hang_does_not_delay_the_others(fuse: FuseServer, mount_dir: MakeD
         assert {report.verdict for report in await asked} == {Verdict.ANSWERED}
 
 
+@pytest.mark.once
 async def test_all_of_200_hang(fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path) -> None:
     wedging, killable = mount_many(fuse, mount_dir, 150, HANG), mount_many(fuse, mount_dir, 50, UNREAD)
     mixed = [m for pair in zip(wedging[:50], killable, strict=True) for m in pair] + wedging[50:]

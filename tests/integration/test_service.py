@@ -54,6 +54,7 @@ async def test_a_signal_while_probes_are_being_started_leaves_nothing_behind(sit
         await service.wait_until(lambda: service.processes() == [], "no child is left")
 
 
+@pytest.mark.once
 async def test_fifty_hung_mounts_do_not_keep_it_from_ending_nor_pile_up(site: Site) -> None:
     mounts = [site.mount(f"n{number}", mode=HANG) for number in range(50)]
     site.write_config(timeout="1m", alarm_after="2m")
@@ -283,6 +284,7 @@ async def test_a_url_on_a_hung_mount_holds_up_its_own_channel_only(site: Site) -
 # ---- what it uses
 
 
+@pytest.mark.once
 async def test_idle_it_sleeps(site: Site) -> None:
     mounts = [site.mount(f"n{number}") for number in range(5)]
     site.write_config(interval="10m", startup_grace="0s")

@@ -49,6 +49,7 @@ async def die_unnoticed(service: Service, mount: FuseMount, count: int = 1) -> N
 # ---- what is told
 
 
+@pytest.mark.once
 async def test_what_is_still_stale_when_a_silence_is_ended_is_told_then(site: Site) -> None:
     nas, last = site.mount("nas"), site.mount("last")
     async with GotifyReceiver() as gotify:
@@ -70,6 +71,7 @@ async def test_what_is_still_stale_when_a_silence_is_ended_is_told_then(site: Si
         assert "told late" not in gotify.received[1].message.lower()
 
 
+@pytest.mark.once
 async def test_it_ends_by_itself_and_what_came_and_went_meanwhile_is_never_told(site: Site) -> None:
     brief, nas = site.mount("brief", source="nas02:/b"), site.mount("nas")
     async with GotifyReceiver() as gotify:
@@ -91,6 +93,7 @@ async def test_it_ends_by_itself_and_what_came_and_went_meanwhile_is_never_told(
         assert titles(gotify)[1].startswith(f"🟢 {HOST}: {nas.mount_point} ok after")
 
 
+@pytest.mark.once
 async def test_what_was_told_before_the_silence_is_followed_up_within_it(site: Site) -> None:
     nas = site.mount("nas")
     async with GotifyReceiver() as gotify:
@@ -137,6 +140,7 @@ async def test_silences_outlive_the_service_and_a_kill(site: Site) -> None:
         assert list(dict.fromkeys(titles(gotify))) == [alarm(last), alarm(nas)]
 
 
+@pytest.mark.once
 async def test_quiet_windows_hold_and_can_be_taken_out_of_the_configuration(site: Site) -> None:
     nas, last = site.mount("nas"), site.mount("last")
     quiet = f'[[notify.quiet]]\nmounts = ["{nas.mount_point}"]\nfrom = "00:00"\nto = "24:00"\n'
@@ -159,6 +163,7 @@ async def test_quiet_windows_hold_and_can_be_taken_out_of_the_configuration(site
 # ---- the commands
 
 
+@pytest.mark.once
 async def test_silences_are_listed_for_people_and_for_programs(site: Site) -> None:
     nas = site.mount("nas")
     site.write_config()
@@ -183,6 +188,7 @@ async def test_silences_are_listed_for_people_and_for_programs(site: Site) -> No
         assert await service.end() == 0
 
 
+@pytest.mark.once
 async def test_a_pattern_that_matches_nothing_is_taken_and_warned_of(site: Site) -> None:
     nas = site.mount("nas")
     site.write_config()
@@ -213,6 +219,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.once
 async def test_what_is_refused(site: Site) -> None:
     site.write_config()
     async with site.service() as service:
@@ -245,6 +252,7 @@ async def test_with_a_broken_configuration_the_service_is_still_found(site: Site
         assert await service.end() == 0
 
 
+@pytest.mark.once
 async def test_silencing_while_the_service_is_busy_does_not_hold_it_up(site: Site) -> None:
     """Twenty at once, each a connection of its own."""
     nas = site.mount("nas")

@@ -93,6 +93,7 @@ async def test_a_second_service_is_refused(site: Site, other: str | None) -> Non
         assert await first.end() == 0
 
 
+@pytest.mark.once
 async def test_of_many_that_start_at_once_one_runs(site: Site) -> None:
     site.write_config()
     services = [site.service() for _ in range(5)]
@@ -297,6 +298,7 @@ async def test_hostile_requests_are_refused_and_disturb_nothing(site: Site) -> N
         assert not service.found("ERROR|Traceback")
 
 
+@pytest.mark.once
 async def test_slow_clients_are_given_up_and_too_many_turned_away(site: Site) -> None:
     site.write_config()
     async with site.service() as service:

@@ -345,7 +345,8 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
                     [place.pattern, f"{ct.namespace}:*"],
                     ['credential = "gotify"'],
                     more=f"[paths]\nlxc_config = {json.dumps(lxc.lxc_config_dirs)}",
-                    timeout="5s",
+                    timeout="4s",
+                    alarm_after="5s",
                 )
                 secret.write_text(gotify.url)
                 secret.chmod(0o600)

@@ -42,11 +42,11 @@ POLL = 0.2  # seconds between two looks at what tells of no change
 
 # Alarms within seconds, at a pace at which starting probes is not all that a lab does.
 QUICK = {
-    "interval": "500ms",
-    "timeout": "400ms",
-    "stale_interval": "500ms",
-    "alarm_after": "1s",
-    "alarm_after_error": "500ms",
+    "interval": "2s",
+    "timeout": "1s",
+    "stale_interval": "1s",
+    "alarm_after": "3s",
+    "alarm_after_error": "1s",
     "startup_grace": "0s",
 }
 
