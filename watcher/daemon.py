@@ -29,6 +29,7 @@ from watcher.core.picture import Picture
 from watcher.core.wording import count
 from watcher.delivery.heartbeat import Heartbeat
 from watcher.delivery.sender import Sender, UnresolvedURL, local_time
+from watcher.growing import Growing
 from watcher.instance import Instance, Occupied
 from watcher.introspection import Introspection
 from watcher.investigating import BURST, Investigator
@@ -108,7 +109,15 @@ class Daemon:
             self._reader,
             states=self._picture.tracker.kin,
             mounts=lambda: self._mounts(),
-            proc=settings.paths.proc,
+            containers=self._picture.missing.containers,
+            paths=settings.paths,
+        )
+        self._growing = Growing(
+            self._incidents,
+            self._children,
+            tables=self._picture.table,
+            chosen=lambda: rules_of(self._settings).watched,
+            changed=lambda: self._sender.kick(),
         )
         self._sender = Sender(
             self._incidents,
@@ -177,6 +186,7 @@ class Daemon:
             tasks.start_soon(self._watching.run)
             tasks.start_soon(self._sender.run)
             tasks.start_soon(self._investigator.run)
+            tasks.start_soon(self._growing.run)
             tasks.start_soon(self._silencing.run)
             tasks.start_soon(self._heartbeat.run)
             if self._server is not None:
@@ -224,6 +234,7 @@ class Daemon:
                 incident = self._incidents.apply(transition, now=now, wall=wall)
                 if begins and incident is not None and self._sender.channels:
                     self._investigator.look(incident, within=BURST)  # known by the time that it is told
+                self._growing.look()
                 self._sender.kick()
 
     def _verdict(self) -> vitals.Verdict:

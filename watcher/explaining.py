@@ -202,10 +202,16 @@ def _radius(
     if mount is None or entry.get("device") != mount.device:
         return None
 
+    host = tables.by_namespace[HOST].mounts
+    points = tuple(m.mount_point for m in host if (m.device, m.fstype) == (mount.device, mount.fstype))
+    containers = [table.container for table in tables.by_namespace.values() if table.container is not None]
+
     async def look() -> Radius:
         children = Children()
         try:
-            return await radius.look(mount, tables.by_namespace, children, settings.paths)
+            wanted = radius.Wanted(mount.device, mount.fstype, points)
+            [found] = await radius.look([wanted], containers, children, settings.paths)
+            return found
         finally:
             children.close()
 
@@ -220,9 +226,12 @@ def _radius(
                 "type": "vm" if u.guest.is_vm else "ct",
                 "name": printable(u.guest.name) or None,
                 "how": u.how.lower(),
+                "key": u.key or None,
             }
             for u in found.guests
         ],
+        "docker": [{"id": printable(d.id), "namespace": d.inside} for d in found.docker],
+        "jobs": [printable(job) for job in found.jobs],
         "processes": [
             {"pid": p.pid, "name": printable(p.name), "namespace": p.namespace, "blocked": p.blocked, "uses": p.uses}
             for p in found.processes

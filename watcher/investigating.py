@@ -1,31 +1,41 @@
-"""Has found out why a mount fails by the time that people are told: begins when an incident opens, and is never long.
+"""Has found out why a mount fails, and what hangs on it, by the time that people are told.
 
-What to ask is `core.evidence`'s, and how `probing.evidence`'s; this one bounds how much of it goes on.
+Begins when an incident opens, and is never long. What to ask is `core.evidence`'s, and how `probing.evidence`'s and
+`radius`'s; this one bounds how much of it goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
+from typing import TypeVar
 
 import anyio
 
+from watcher import radius
 from watcher.children import Children
 from watcher.configfile import FileReader
 from watcher.core import messages
 from watcher.core.evidence import Evidence, Question, question_of
-from watcher.core.incident import Incident
+from watcher.core.incident import BY_PLACE, Incident, Member
+from watcher.core.radius import Radius
 from watcher.core.wording import place_order
-from watcher.model import Kind, Mount, MountState, Superblock
+from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Superblock
 from watcher.probing.evidence import gather
+from watcher.settings import Paths
 
 AT_ONCE = 2  # children
 BATCH = 16  # mounts of which one child finds out
 MAX_QUEUED = 64  # mounts; of more no message waits to be explained
 BURST = 5.0  # seconds in which mounts that die one after the other are one trouble; later it may be another
+GATHER = 0.2  # seconds: which mount is the foremost changes while they die by the hundred
+LOOK = 2.0  # seconds for what hangs on them
 WAIT = 1.0  # seconds for which a message waits, beyond group_wait
 FRESH = 60.0  # seconds for which evidence holds
+
+
+Matter = tuple[Kind, Superblock, Place | None]  # what is looked into; the place of what is not mounted
 
 
 class Investigator:
@@ -38,43 +48,55 @@ class Investigator:
         *,
         states: Callable[[Collection[Superblock]], Sequence[MountState]],
         mounts: Callable[[], Sequence[Mount]],
-        proc: str,
+        containers: Callable[[], Iterable[Container]],
+        paths: Paths,
     ) -> None:
-        """`states`: of these and of the other mounts of their servers, how they stand; `mounts`: the host's table."""
+        """`states`: of these and of the other mounts of their servers, how they stand; `mounts`: the host's table;
+        `containers`: those that run.
+        """
         self._children = children
         self._reader = reader
         self._states = states
         self._mounts = mounts
-        self._proc = proc
+        self._containers = containers
+        self._paths = paths
         self._found: dict[Superblock, tuple[float, Evidence]] = {}
-        self._queued: dict[Superblock, None] = {}
-        self._under_way: set[Superblock] = set()
+        self._hanging: dict[Matter, tuple[float, Radius]] = {}
+        self._queued: dict[Matter, int] = {}  # for which incident
+        self._under_way: set[Matter] = set()
         self._wanted, self._news = anyio.Event(), anyio.Event()
 
     def look(self, incident: Incident, *, within: float = FRESH) -> None:
         """Begin to find out, unless it is known already, and that for less than `within` seconds."""
-        superblock = _superblock_of(incident)
-        if superblock is None or self._fresh(superblock, within) is not None or superblock in self._under_way:
+        matter = _matter_of(incident)
+        if matter is None or matter in self._under_way or self._is_known(matter, within):
             return
+        # While they die, another is the foremost each time: only the last is told of.
+        self._queued = {m: number for m, number in self._queued.items() if number != incident.number or m == matter}
         if len(self._queued) < MAX_QUEUED:
-            self._queued[superblock] = None
+            self._queued[matter] = incident.number
             self._wanted.set()
 
     async def found(self, incident: Incident) -> Evidence | None:
         """What is known of it, within a second; None if that is nothing."""
-        superblock = _superblock_of(incident)
-        if superblock is None:
+        matter = _matter_of(incident)
+        if matter is None:
             return None
         self.look(incident)
         with anyio.move_on_after(WAIT):
-            while superblock in self._queued or superblock in self._under_way:
+            while matter in self._queued or matter in self._under_way:
                 await self._news.wait()
-        evidence = self._fresh(superblock)
-        if evidence is None:
+        _, superblock, place = matter
+        hanging = _fresh(self._hanging.get(matter))
+        if place is not None:
+            return Evidence(Question(superblock, place), radius=hanging) if hanging is not None else None
+        evidence = _fresh(self._found.get(superblock))
+        if evidence is None and hanging is None:
             return None
         # What the tables and the other probes tell may have changed since: the neighbours die one after the other.
-        [question] = self._questions([superblock]) or [evidence.question]
-        return replace(evidence, question=question)
+        for question in self._questions([superblock]):
+            return replace(evidence or Evidence(question), question=question, radius=hanging)
+        return replace(evidence, radius=hanging) if evidence is not None else None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -87,26 +109,44 @@ class Investigator:
             while not self._queued:
                 self._wanted = anyio.Event()
                 await self._wanted.wait()
+                await anyio.sleep(GATHER)
             batch = list(self._queued)[:BATCH]
-            for superblock in batch:
-                del self._queued[superblock]
+            for matter in batch:
+                del self._queued[matter]
             self._under_way.update(batch)
             try:
-                questions = self._questions(batch)
-                if not questions:
-                    continue
-                found = await gather(
-                    questions, children=self._children, reader=self._reader, mounts=self._mounts(), proc=self._proc
-                )
-                now = monotonic()
-                self._found = {s: kept for s, kept in self._found.items() if now - kept[0] < FRESH}
-                self._found.update((superblock, (now, evidence)) for superblock, evidence in found.items())
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._ask_why, [superblock for _, superblock, place in batch if place is None])
+                    tasks.start_soon(self._ask_what_hangs, batch)
             finally:
                 self._under_way.difference_update(batch)
                 self._news.set()
                 self._news = anyio.Event()
 
+    async def _ask_why(self, superblocks: Sequence[Superblock]) -> None:
+        if questions := self._questions(superblocks):
+            found = await gather(
+                questions,
+                children=self._children,
+                reader=self._reader,
+                mounts=self._mounts(),
+                proc=self._paths.proc,
+            )
+            now = monotonic()
+            self._found = {s: kept for s, kept in self._found.items() if now - kept[0] < FRESH}
+            self._found.update((superblock, (now, evidence)) for superblock, evidence in found.items())
+
+    async def _ask_what_hangs(self, matters: Sequence[Matter]) -> None:
+        mounts = self._mounts()
+        wanted = [_wanted_of(matter, mounts) for matter in matters]
+        found = await radius.look(wanted, self._containers(), self._children, self._paths, limit=LOOK)
+        now = monotonic()
+        self._hanging = {m: kept for m, kept in self._hanging.items() if now - kept[0] < FRESH}
+        self._hanging.update(zip(matters, ((now, hanging) for hanging in found), strict=True))
+
     def _questions(self, wanted: Sequence[Superblock]) -> list[Question]:
+        if not wanted:
+            return []
         states, mounts = self._states(wanted), self._mounts()
         targets: dict[Superblock, MountState] = {}
         for state in sorted(states, key=lambda state: place_order(state.place)):
@@ -114,11 +154,38 @@ class Investigator:
             targets.setdefault(Superblock(mount.device, mount.root, mount.fstype, mount.source), state)
         return [question_of(targets[s], states, mounts) for s in wanted if s in targets]
 
-    def _fresh(self, superblock: Superblock, within: float = FRESH) -> Evidence | None:
-        found = self._found.get(superblock)
-        return found[1] if found is not None and monotonic() - found[0] < within else None
+    def _is_known(self, matter: Matter, within: float) -> bool:
+        _, superblock, place = matter
+        why = place is not None or _fresh(self._found.get(superblock), within) is not None
+        return why and _fresh(self._hanging.get(matter), within) is not None
 
 
-def _superblock_of(incident: Incident) -> Superblock | None:
+T = TypeVar("T")
+
+
+def _fresh(found: tuple[float, T] | None, within: float = FRESH) -> T | None:
+    return found[1] if found is not None and monotonic() - found[0] < within else None
+
+
+def _matter_of(incident: Incident) -> Matter | None:
+    """What there is to find out of it, by its foremost member."""
     member = messages.foremost(incident)
-    return member.subject.superblock if member is not None and member.kind is Kind.STALE else None
+    if member is None:
+        return None
+    if member.kind is Kind.STALE:
+        return member.kind, member.subject.superblock, None
+    place = _place_of(member)
+    return (member.kind, member.subject.superblock, place) if place is not None and member.kind in BY_PLACE else None
+
+
+def _place_of(member: Member) -> Place | None:
+    """Where the host misses it; nothing hangs on what a container alone lacks."""
+    return min((p for p in member.subject.places if p.namespace == HOST), key=place_order, default=None)
+
+
+def _wanted_of(matter: Matter, mounts: Sequence[Mount]) -> radius.Wanted:
+    _, superblock, place = matter
+    like = (superblock.device, superblock.fstype)
+    points = [m.mount_point for m in mounts if superblock.device and (m.device, m.fstype) == like]
+    points += [place.mount_point] if place is not None else []
+    return radius.Wanted(*like, tuple(dict.fromkeys(points)))

@@ -1,4 +1,4 @@
-"""Gathers what hangs on a mount, through a child with a time limit. What came by then counts."""
+"""Gathers what hangs on mounts, through one child with a time limit. What came by then counts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 import os
 import sys
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from watcher import procfs
 from watcher.children import Child, Children, environment
 from watcher.core import radius as core
 from watcher.core.lxc import valid_id
-from watcher.core.radius import Guest, Process, Radius, Storage
-from watcher.model import HOST, Mount, TableRead
+from watcher.core.radius import Docker, Guest, Process, Radius, Storage
+from watcher.model import HOST, Container
 from watcher.probing import child as probe_child
 from watcher.settings import Paths
 from watcher.sources import users
@@ -26,54 +26,113 @@ LIMIT = 3.0  # seconds
 LINE_LIMIT = 1 << 20  # bytes
 TOTAL = 1 << 25  # bytes
 # Ours hang in it as well, and are of no interest.
-_OWN = "\n".join(str(Path(probe_child.__file__).with_name(name)) for name in ("child.py", "inside.py"))
+_OWN = [str(Path(probe_child.__file__).with_name(name)) for name in ("child.py", "inside.py")]
 _CUT = "there are too many processes to look for all that have files open on it; those that wait in it are all there"
 _NO_END = "what is configured on it could not all be read in time"
 
 
-async def look(mount: Mount, tables: Mapping[str, TableRead], children: Children, paths: Paths) -> Radius:
-    """What hangs on this mount, wherever its file system stands. Never raises for what cannot be seen: it says so."""
-    argv = [sys.executable, "-I", "-S", str(users.__file__), paths.proc, mount.device, mount.fstype, _OWN]
+class Wanted(NamedTuple):
+    """A file system, and where it stands on the host, or should."""
+
+    device: str  # "major:minor"; "" of what is not mounted: nobody uses that
+    fstype: str
+    points: tuple[str, ...]
+
+
+async def look(
+    wanted: Sequence[Wanted],
+    containers: Iterable[Container],
+    children: Children,
+    paths: Paths,
+    *,
+    limit: float = LIMIT,
+) -> list[Radius]:
+    """What hangs on each of these, wherever it stands. Never raises for what cannot be seen: it says so.
+
+    `containers`: those that run, to name processes by.
+    """
     try:
-        child = await children.spawn([*argv, *paths.lxc_config], environment(os.environ))
+        child = await children.spawn([sys.executable, "-I", "-S", str(users.__file__)], environment(os.environ))
     except OSError as e:
-        return Radius(unknown=(f"what hangs on it cannot be looked for: {e.strerror}",))
-    child.close_stdin()
-    found: dict[str, Any] = {}
-    there: list[Storage] = []
-    guests: list[Guest] = []
+        return [Radius(unknown=(f"what hangs on it cannot be looked for: {e.strerror}",)) for _ in wanted]
+    question = {
+        "proc": paths.proc,
+        "own": _OWN,
+        "wanted": [(one.device, one.fstype) for one in wanted],
+        "directories": paths.lxc_config,
+        "storage": paths.storage,
+    }
+    said, has_ended = _Said([], [], [], []), False
     try:
+        child.write(json.dumps(question).encode())
+        child.close_stdin()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LIMIT):
-                await _read(child, found, there, guests)
+            async with asyncio.timeout(limit):
+                has_ended = await _read(child, said)
     finally:
         child.kill()
-    points = [m.mount_point for m in tables[HOST].mounts if (m.device, m.fstype) == (mount.device, mount.fstype)]
-    storages, using = core.on_mount(points, there, guests)
-    return Radius(
-        storages=tuple(storages),
-        guests=tuple(using),
-        processes=_processes(found, tables, paths.proc),
-        users=int(found.get("users", 0)),
-        blocked=int(found.get("blocked", 0)),
-        maybe=int(found.get("maybe", 0)),
-        unknown=(*([_CUT] if found.get("cut") else []), *([] if found.get("end") else [_NO_END])),
-    )
+    spaces = _spaces(containers, paths.proc) if any(f["processes"] for f in said.found) else {}
+    return [
+        _radius(one, said.found[n] if n < len(said.found) else {}, said, spaces, has_ended=has_ended)
+        for n, one in enumerate(wanted)
+    ]
 
 
-async def _read(child: Child, found: dict[str, Any], there: list[Storage], guests: list[Guest]) -> None:
+class _Said(NamedTuple):
+    """What the child has said so far."""
+
+    found: list[dict[str, Any]]  # of each that is wanted
+    storages: list[Storage]
+    guests: list[Guest]
+    running: list[str]  # UPIDs of backups
+
+
+async def _read(child: Child, said: _Said) -> bool:
+    """Whether it has come to its end."""
     rest, total = b"", 0
     while chunk := await child.read():
         rest, total = rest + chunk, total + len(chunk)
         *lines, rest = rest.split(b"\n")
         if len(rest) > LINE_LIMIT or total > TOTAL:
-            return
+            return False
         for line in lines:
-            said = json.loads(line)
-            if "file" not in said:
-                found.update(said)
-                continue
-            _take(str(said["file"]), b64decode(said["text"]), there, guests)
+            words = json.loads(line)
+            if "end" in words:
+                return True
+            if "file" in words:
+                _take(str(words["file"]), b64decode(words["text"]), said.storages, said.guests)
+            elif "running" in words:
+                said.running.extend(map(str, words["running"]))
+            else:
+                said.found.append(words)
+    return False
+
+
+def _radius(
+    one: Wanted, found: Mapping[str, Any], said: _Said, spaces: Mapping[str, str], *, has_ended: bool
+) -> Radius:
+    storages, using = core.on_mount(one.points, said.storages, said.guests)
+    jobs = core.jobs_on(found.get("jobs", ()), said.running, using, said.guests)
+    return Radius(
+        storages=tuple(storages),
+        guests=tuple(using),
+        processes=tuple(
+            Process(
+                int(p["pid"]),
+                str(p["comm"]),
+                spaces.get(str(p["mnt"]), "other"),
+                blocked=bool(p["blocked"]),
+                uses=bool(p["uses"]),
+            )
+            for p in found.get("processes", ())
+        ),
+        users=int(found.get("users", 0)),
+        blocked=int(found.get("blocked", 0)),
+        maybe=int(found.get("maybe", 0)),
+        docker=tuple(Docker(str(d), f"ct:{ctid}" if ctid else HOST) for d, ctid in found.get("docker", ())),
+        jobs=tuple(jobs),
+        unknown=(*([_CUT] if found.get("cut") else []), *([] if has_ended else [_NO_END])),
+    )
 
 
 def _take(path: str, text: bytes, there: list[Storage], guests: list[Guest]) -> None:
@@ -97,20 +156,11 @@ def _take(path: str, text: bytes, there: list[Storage], guests: list[Guest]) -> 
     )
 
 
-def _processes(found: Mapping[str, Any], tables: Mapping[str, TableRead], proc: str) -> tuple[Process, ...]:
-    listed = found.get("processes", [])
+def _spaces(containers: Iterable[Container], proc: str) -> dict[str, str]:
+    """Whose each mount namespace is, by what the links in /proc call it."""
     spaces: dict[str, str] = {}
-    for namespace, table in tables.items() if listed else ():
-        pid: int | str = table.container.init_pid if table.container is not None else "self"
+    inits: list[tuple[int | str, str]] = [("self", HOST), *((c.init_pid, c.namespace) for c in containers)]
+    for pid, namespace in inits:
         with suppress(OSError):
             spaces[f"mnt:[{procfs.namespace(proc, pid, 'mnt')}]"] = namespace
-    return tuple(
-        Process(
-            int(p["pid"]),
-            str(p["comm"]),
-            spaces.get(str(p["mnt"]), "other"),
-            blocked=bool(p["blocked"]),
-            uses=bool(p["uses"]),
-        )
-        for p in listed
-    )
+    return spaces

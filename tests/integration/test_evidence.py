@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from watcher.model import HOST as ON_HOST
 from watcher.model import Cause, Kind, MountState, Place, Reach, Subject, Superblock
 from watcher.probing import asking
 from watcher.probing.evidence import gather
+from watcher.settings import Paths
 
 pytestmark = pytest.mark.kernel
 
@@ -102,6 +104,39 @@ async def test_a_fuse_process_that_is_stopped_is_named(site: Site) -> None:
             assert await service.end() == 0
     assert any(re.match(rf"Served by \S+ \(pid {site.fuse.pid}[,)].*; \d+ requests? waiting$", line) for line in lines)
     assert any(f"/abort; umount -l {cloud.mount_point}" in line for line in lines)
+
+
+async def test_what_hangs_on_it_is_told_with_it(site: Site) -> None:
+    """A storage, a container, a backup that Proxmox VE's worker has started, and who works in it."""
+    cloud, last = site.mount("cloud", source="remote:", fstype="fuse.rclone"), site.mount("last")
+    pve = site.path / "pve"
+    (pve / "lxc").mkdir(parents=True)
+    (pve / "storage.cfg").write_text(f"dir: films\n\tpath {cloud.mount_point}/films\n")
+    (pve / "lxc/105.conf").write_text(f"hostname: arr\nmp3: {cloud.mount_point}/x,mp=/x\nlock: backup\n")
+    title = "task UPID:pve1:0000ABCD:00112233:6761A1B2:vzdump::root@pam:"
+    worker = site.path / title  # what it calls itself, and by that name it is known to the kernel
+    worker.symlink_to("/bin/sh")
+    backup = ["-c", f"(cd {cloud.mount_point}; echo there; exec sleep 1000); :"]
+    async with GotifyReceiver() as gotify:
+        site.write_config(
+            {"gotify": gotify.url},
+            more=f'storage = "{pve}/storage.cfg"\nlxc_config = ["{pve}/lxc"]',
+        )
+        process = subprocess.Popen([title, *backup], executable=worker, stdout=subprocess.PIPE, start_new_session=True)
+        try:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == b"there\n"
+            async with site.service() as service:
+                await asked(cloud, last)
+                cloud.set(HANG)
+                lines = (await until_told(gotify, "NO ANSWER")).message.splitlines()
+                assert await service.end() == 0
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    at = lines.index("Hangs on it: PVE storage films; CT 105 arr (mp3); backup job running: vzdump, at 105")
+    assert re.match(r"1 process using it: sleep \(\d+\)$", lines[at + 1]), lines
+    assert len(lines) <= 12
 
 
 async def test_what_a_container_serves_itself(site: Site, lxc: Containers) -> None:
@@ -248,7 +283,12 @@ async def test_a_message_waits_for_it_only_so_long(site: Site, children: Childre
         MountState(Place(ON_HOST, m.mount_point), m, Reach.STALE, "stale") for m in mounts if m.mount_point in ours
     ]
     investigator = Investigator(
-        children, FileReader(children), states=lambda _: states, mounts=lambda: mounts, proc="/proc"
+        children,
+        FileReader(children),
+        states=lambda _: states,
+        mounts=lambda: mounts,
+        containers=tuple,
+        paths=Paths(lxc_config=()),
     )
     assert await investigator.found(incident_of(mounted)) is None
     working = asyncio.create_task(investigator.run())

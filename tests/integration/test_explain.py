@@ -230,7 +230,8 @@ def test_what_hangs_on_it(
         (pve / name).parent.mkdir(parents=True, exist_ok=True)
         (pve / name).write_text(text)
     command.look_into(lxc)
-    command.sections["paths"] = command.sections["paths"].replace("lxc_config = [", f'lxc_config = ["{pve}/lxc", ')
+    paths = command.sections["paths"].replace("lxc_config = [", f'lxc_config = ["{pve}/lxc", ')
+    command.sections["paths"] = f'{paths}\nstorage = "{pve}/storage.cfg"'
     command.write()
     with contextlib.ExitStack() as processes:
         here = processes.enter_context(subprocess.Popen(["sleep", "1000"], cwd=nas.mount_point))
@@ -246,9 +247,9 @@ def test_what_hangs_on_it(
         told = outcome.document
         found = told["radius"]
         assert found["storages"] == ["nas01"]
-        assert [(g["type"], g["id"], g["name"], g["how"]) for g in found["guests"]] == [
-            ("ct", "105", "arr", "bind"),
-            ("vm", "200", "win", "disk"),
+        assert [(g["type"], g["id"], g["name"], g["how"], g["key"]) for g in found["guests"]] == [
+            ("ct", "105", "arr", "bind", "mp0"),
+            ("vm", "200", "win", "disk", None),
         ]
         processes_found = {p["pid"]: p for p in found["processes"]}
         assert processes_found[here.pid] == {
@@ -257,7 +258,7 @@ def test_what_hangs_on_it(
         assert processes_found[waiting.pid]["blocked"]
         assert not [p for p in found["processes"] if p["name"].startswith("python")]
         shown = command.run("explain", f"{ct.namespace}:/media").stdout
-        assert "  Hangs on it: PVE storage nas01; CT 105 arr, VM 200 win (disk); " in shown
+        assert "  Hangs on it: PVE storage nas01; CT 105 arr (mp0), VM 200 win (disk); " in shown
         assert notes_of_ours(told["notes"]) == []
 
 

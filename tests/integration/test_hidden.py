@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from watcher.children import Children
 from watcher.config import parse
 from watcher.core.mountinfo import mount_of
 from watcher.model import HOST, Place
+from watcher.probing import covered
+from watcher.probing.covered import Job
 from watcher.settings import Settings
-from watcher.uncovering import Job
 
 pytestmark = pytest.mark.kernel
 
@@ -84,6 +86,24 @@ def test_a_directory_on_which_nothing_is_mounted(mount_dir: MakeDir, command: Co
     assert outcome.stdout.startswith(f"{directory.decode()}: nothing is mounted here; 4 files, ")
     (row,) = rows(command, f"{directory.decode()}/none")
     assert row["error"] == "there is no such directory"
+
+
+def test_what_should_be_mounted_and_is_not(mount_dir: MakeDir, command: Command, tmp_path: Path) -> None:
+    written, tidy = mount_dir("mnt/written"), mount_dir("mnt/tidy")
+    (tmp_path / "fstab").write_text(
+        f"nas01:/w {written.decode()} nfs defaults 0 0\nnas01:/t {tidy.decode()} nfs defaults 0 0\n"
+        f"nas01:/n {tmp_path}/mnt/none nfs defaults 0 0\n"
+    )
+    command.sections["paths"] += f'\nfstab = "{tmp_path}/fstab"'
+    command.write()
+    assert {row["files"] for row in rows(command, code=0)} == {0}
+    size = fill(written)
+    first, *others = rows(command)
+    assert (first["target"], first["files"], first["bytes"]) == (written.decode(), 4, size)
+    assert (first["mount"], first["expected_by"]) == (None, "/etc/fstab")
+    assert {row["target"]: row["files"] for row in others} == {tidy.decode(): 0, f"{tmp_path}/mnt/none": 0}
+    told = command.run("hidden").stdout.splitlines()[0]
+    assert told.startswith(f"{written.decode()}: nothing is mounted here, though /etc/fstab wants it; 4 files, ")
 
 
 def test_mounts_on_one_another(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
@@ -154,8 +174,7 @@ def test_without_the_rights(fuse: FuseServer, mount_dir: MakeDir, command: Comma
 async def test_a_disk_that_hangs_costs_its_time_and_no_other_answer(
     fuse: FuseServer, mount_dir: MakeDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uncovering, "SECONDS", 0.5)
-    monkeypatch.setattr(uncovering, "GRACE", 0.5)
+    monkeypatch.setattr(covered, "GRACE", 0.5)
     disk, other = fuse.mount(mount_dir("disk"), mode=HANG), mount_dir("other")
     fill(other)
     (hanging,) = mounts_at(disk.path)
@@ -165,11 +184,13 @@ async def test_a_disk_that_hangs_costs_its_time_and_no_other_answer(
     jobs = [Job(places[0], None, hanging, None), Job(places[1], None, base, None)]
     children = Children()
     try:
-        dead, alive = await uncovering.look_into(jobs, children)
+        dead, alive = await covered.look_into(jobs, children, entries=100, seconds=0.5)
     finally:
         children.close()
-    assert dead["error"] == "no answer from its disk within 1 s"
-    assert (alive["error"], alive["files"]) == (None, 4)
+    assert dead.error == "no answer from its disk within 1 s"
+    assert (alive.error, alive.files) == ("", 4)
+    assert alive.free > 0
+    assert abs(alive.newest - time()) < 600
 
 
 def test_a_container_full_of_mounts_is_looked_at_in_part(

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.core.radius import Guest, Process, Radius, Storage, Using, guest, line, on_mount, storages
+from watcher.core.radius import (
+    Docker,
+    Guest,
+    Process,
+    Radius,
+    Storage,
+    Using,
+    guest,
+    job_of,
+    line,
+    lines,
+    on_mount,
+    storages,
+)
 from watcher.core.wording import printable
 
 STORAGE_CFG = b"""\
@@ -90,7 +103,7 @@ def test_storages() -> None:
                 False,
                 "plex",
                 (("nas02", "disk"), ("local-lvm", "disk")),
-                ("/mnt/pve/nas01/media", "/mnt/with space"),
+                (("/mnt/pve/nas01/media", "mp0"), ("/mnt/with space", "")),
             ),
         ),
         (
@@ -101,10 +114,10 @@ def test_storages() -> None:
                 True,
                 "win",
                 (("nas01", "ISO"), ("nas01", "disk"), ("local-lvm", "disk")),
-                ("/dev/disk/by-id/ata-x",),
+                (("/dev/disk/by-id/ata-x", ""),),
             ),
         ),
-        (LXC, False, Guest("7", False, "arr", (), ("/mnt/nas",))),
+        (LXC, False, Guest("7", False, "arr", (), (("/mnt/nas", ""),))),
         (b"", False, Guest("7", False, "", (), ())),
     ],
 )
@@ -112,11 +125,30 @@ def test_guests(text: bytes, is_vm: bool, expected: Guest) -> None:
     assert guest("7", is_vm, text) == expected
 
 
+def test_a_guest_that_is_being_backed_up() -> None:
+    assert guest("7", False, b"lock: backup\nhostname: arr\n[snap]\nlock: x\n").in_backup
+    assert not guest("7", False, b"lock: migrate\n[snap]\nlock: backup\n").in_backup
+
+
+@pytest.mark.parametrize(
+    ("upid", "words"),
+    [
+        ("UPID:pve1:0000ABCD:00112233:6761A1B2:vzdump:101:root@pam:", "vzdump 101"),
+        ("UPID:pve1:0000ABCD:00112233:6761A1B2:vzdump::root@pam:", "vzdump, at 7, 8"),
+        ("", "vzdump, at 7, 8"),
+    ],
+)
+def test_which_guest_a_backup_is_at(upid: str, words: str) -> None:
+    saved = [guest(ident, False, b"lock: backup") for ident in ("7", "8")]
+    assert job_of(upid, [*saved, guest("9", True, VM)]) == words
+    assert job_of(":::::", []) == "vzdump"
+
+
 def test_what_lies_on_a_mount() -> None:
     guests = [guest("100", True, VM), guest("101", False, CT), guest("9", False, LXC)]
     ids, using = on_mount(["/mnt/pve/nas01"], storages(STORAGE_CFG), guests)
     assert ids == ["nas01", "films"]
-    assert [(u.guest.id, u.how) for u in using] == [("101", "bind"), ("100", "disk")]
+    assert [(u.guest.id, u.how, u.key) for u in using] == [("101", "bind", "mp0"), ("100", "disk", "")]
     ids, using = on_mount(["/mnt/pve/nas02"], storages(STORAGE_CFG), guests)
     assert (ids, [(u.guest.id, u.how) for u in using]) == (["nas02"], [("101", "disk")])
     assert on_mount(["/mnt/pve/nas"], storages(STORAGE_CFG), guests) == ([], [])
@@ -137,6 +169,22 @@ def test_the_line() -> None:
         "8 processes using it: plex (4712, CT 101) and 7 more"
     )
     assert line(Radius()) == ""
+    assert lines(Radius(), "it") == []
+    first, second = lines(radius, "/mnt/pve/nas01")
+    assert first == "Hangs on /mnt/pve/nas01: PVE storage nas01; CT 101 plex, VM 100 win (ISO)"
+    assert second.startswith("1 process waiting in it: cp (4711); ")
+    assert lines(Radius(processes=(cp,), users=1, blocked=1), "it") == [
+        "Hangs on it: 1 process waiting in it: cp (4711)"
+    ]
+    more = Radius(
+        guests=(Using(ct, "bind", "mp0"),),
+        docker=(Docker("0123456789ab", "host"), Docker("ab0123456789", "ct:105")),
+        jobs=("vzdump 101",),
+    )
+    assert line(more) == (
+        "CT 101 plex (mp0); Docker container 0123456789ab, Docker container ab0123456789 (CT 105); "
+        "backup job running: vzdump 101"
+    )
 
 
 @pytest.mark.parametrize("parse", [storages, lambda data: guest("1", True, data), lambda data: guest("1", False, data)])

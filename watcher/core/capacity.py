@@ -135,6 +135,11 @@ class Capacity:
         wanted, self._rereads = self._rereads, set()
         return wanted
 
+    def table(self, namespace: str) -> TableRead | None:
+        """A namespace's table as last read."""
+        known = self._tables.get(namespace)
+        return TableRead(namespace, *known) if known is not None else None
+
     def snapshot(self) -> list[CapacityState]:
         """Every file system in every place as it stands now."""
         crowded = self._crowded()

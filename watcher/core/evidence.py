@@ -16,6 +16,7 @@ from watcher.core import fstab
 from watcher.core.filters import server_of
 from watcher.core.mountinfo import Tree, option, unescape
 from watcher.core.mountstats import NFS
+from watcher.core.radius import Radius
 from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
 CIFS = frozenset({"cifs", "smb3"})
@@ -111,6 +112,7 @@ class Evidence:
     daemons: tuple[Daemon, ...] | None = None  # None: not known; (): nobody serves it
     unanswered: int | None = None  # NFS calls sent over the present transports and not answered, retransmissions too
     origin: Origin = Origin.UNKNOWN
+    radius: Radius | None = None  # what hangs on it; None: not known
 
     @property
     def superblock(self) -> Superblock:

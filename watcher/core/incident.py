@@ -9,6 +9,7 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from watcher.core.growth import Gravity, Growth
 from watcher.model import HOST, Cause, Kind, Place, Subject, Superblock
 
 INSIDE = " in ct:"  # in the group of what a container serves itself
@@ -56,6 +57,7 @@ class Member:
     split_from: int | None = None  # the slot of the member whose places these were, and which has others still
     flapping: bool = False
     flaps: int = 0  # changes while it does, or did
+    growth: Growth | None = None  # what is written under its mount point meanwhile
 
     @property
     def key(self) -> MemberKey:
@@ -65,6 +67,12 @@ class Member:
     @property
     def told_as(self) -> Condition:
         return Condition.FLAPPING if self.flapping else self.condition
+
+    @property
+    def gravity(self) -> Gravity:
+        """Of what is written under it, while it is down."""
+        down = self.condition is Condition.DOWN and not self.flapping
+        return self.growth.gravity if self.growth is not None and down else Gravity.QUIET
 
     def without(self, places: Collection[Place]) -> Member | None:
         """Of a member set apart, what is not in these places, where it stands again; None if nothing is left of it."""

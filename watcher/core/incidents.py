@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 from watcher.core.filters import server_of
+from watcher.core.growth import Growth
 from watcher.core.incident import BY_PLACE, INSIDE, LOST, SEES_DISK, SETTLED, WATCHER, Condition, Incident, Member
 from watcher.model import HOST, Change, Kind, Place, Subject, Transition
 
@@ -65,6 +66,11 @@ def _is_same_matter(old: Member, kind: Kind, subject: Subject) -> bool:
         and old.subject.superblock[1:] == subject.superblock[1:]
         and (old.key == (kind, subject.superblock, ()) or old.stands_at(subject.places))
     )
+
+
+def _shifted(member: Member, seconds: float) -> Member:
+    growth = member.growth.shifted(seconds) if member.growth is not None else None
+    return replace(member, since=member.since + seconds, changed=member.changed + seconds, growth=growth)
 
 
 def nothing_is_silenced(incident: Incident) -> bool:
@@ -213,7 +219,7 @@ class Incidents:
     def shift(self, seconds: float) -> None:
         """The clock was set: all of it happened as long ago as before."""
         for incident in self._all.values():
-            members = tuple(replace(m, since=m.since + seconds, changed=m.changed + seconds) for m in incident.members)
+            members = tuple(_shifted(m, seconds) for m in incident.members)
             closed = None if incident.closed is None else incident.closed + seconds
             shifted = replace(incident, opened=incident.opened + seconds, closed=closed, members=members)
             self._all[incident.number] = shifted
@@ -234,6 +240,20 @@ class Incidents:
                 self._all[incident.number] = settled
                 out.append(settled)
         return out
+
+    def note_growth(self, number: int, slot: int, growth: Growth | None) -> bool:
+        """What is written under a member that is down; whether that changes anything."""
+        incident = self._all.get(number)
+        if incident is None or incident.closed is not None:
+            return False
+        members = tuple(
+            replace(m, growth=growth) if m.slot == slot and m.condition is Condition.DOWN else m
+            for m in incident.members
+        )
+        if members == incident.members:
+            return False
+        self._all[number] = replace(incident, members=members)
+        return True
 
     def _confirm(self, changed: Incident) -> None:
         before = self._all.get(changed.number)

@@ -13,15 +13,19 @@ from datetime import datetime, timedelta
 from watcher.core.advice import advice, cause_lines, pve_storage
 from watcher.core.evidence import Evidence
 from watcher.core.filters import literal
+from watcher.core.growth import words as growth_words
 from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
-from watcher.core.wording import cause_words, count, duration, name, place_name, place_order
+from watcher.core.radius import lines as radius_lines
+from watcher.core.wording import cause_words, count, duration, name, place_name, place_order, shorten
 from watcher.model import HOST, Kind, Place, Subject
 
 MAX_LINES = 12
 MAX_PLACES, MIN_PLACES = 6, 1  # lines of places; the rest is counted
 MAX_ON_LINE = 4  # places on one line
+MAX_GROWING = 2  # lines of what is written underneath
+MAX_HANGING = 300  # characters of a line of what hangs on it
 
 Local = Callable[[float], datetime]  # epoch seconds -> local time with its zone
 
@@ -60,12 +64,14 @@ def compose(
         title = _mark(incident) + head + _what(incident.down, incident.server, still=topic is Topic.REPEAT)
         if topic is Topic.REPEAT:
             title += f", for {duration(now - incident.since)}"
+        if topic is not Topic.REPEAT and any(m.gravity for m in incident.down):
+            title += ", written to underneath"
         more = len(_places(incident.down)) - told_down
         if topic is Topic.UPDATE and told_down and more > 0:  # none: it was over, and has begun again
             title += f" ({more} more)"
         kind = "failure" if _is_grave(incident.down) else "warning"
         return _message(title, lines, late, kind)
-    lines = _ended_lines(incident, found)
+    lines = _ended_lines(incident, found, now, local)
     if topic is Topic.LATE:
         span = _span(_since(incident.members), incident, now, local)
         title = f"⚪ {head}{_who(incident.members, incident.server)} was {_causes(incident.members)} {span}, told late"
@@ -203,10 +209,13 @@ def _problem_lines(
     found = _about(first, found)
     ending = [*_why(first), *_flaps(incident), *advice(first, incident.server, found)]
     ending += _quiet(incident) if quiet else []
-    head = [f"Since {_clock(_since(down), now, local)}"]
-    middle = [line for line in (_source_line(first), *cause_lines(first, found)) if line]
-    while len(middle) > 2 and len(head) + MIN_PLACES + 1 + len(middle) + len(ending) > most:
-        middle.pop()
+    head = [f"Since {_clock(_since(down), now, local)}", *_growing(down, now, local)]
+    causes, hanging = cause_lines(first, found), _hanging(down, first, found)
+    while len(causes) + len(hanging) > 1 and (
+        len(head) + MIN_PLACES + 2 + len(causes) + len(hanging) + len(ending) > most
+    ):
+        (hanging if len(hanging) > 1 else causes if len(causes) > 1 else hanging).pop()
+    middle = [line for line in (_source_line(first), *causes, *hanging) if line]
     room, places = most - len(head) - len(middle) - len(ending), len(_places(down))
     shown = room if places <= room else room - 1
     with_cause = len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1
@@ -217,6 +226,25 @@ def _problem_lines(
 def foremost(incident: Incident) -> Member | None:
     """The member of which a message says why, and what to do; None where nothing is down."""
     return _first(incident.down) if incident.down and not incident.is_own else None
+
+
+def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> list[str]:
+    """What hangs on the foremost."""
+    if found is None or found.radius is None:
+        return []
+    on = "it" if len(down) == 1 else _described(_places([first])[0][0], first)
+    return [shorten(line, MAX_HANGING) for line in radius_lines(found.radius, on)]
+
+
+def _growing(down: Sequence[Member], now: float, local: Local) -> list[str]:
+    """What is written under the mount points meanwhile, the gravest first."""
+    lines = []
+    for member in sorted(down, key=lambda m: -m.gravity):
+        if member.growth is not None and member.gravity:
+            place = min(member.subject.places, key=place_order)
+            container = dict(member.subject.names).get(place.namespace, "")
+            lines.append(growth_words(member.growth, place, container, _minute(member.growth.since, now, local)))
+    return lines[:MAX_GROWING]
 
 
 def _about(member: Member, found: Evidence | None) -> Evidence | None:
@@ -309,7 +337,7 @@ def _quiet(incident: Incident) -> list[str]:
     return [f"Quiet: watcher silence {about}{shlex.quote(literal(pattern))} --for 2h"]
 
 
-def _ended_lines(incident: Incident, found: Evidence | None) -> list[str]:
+def _ended_lines(incident: Incident, found: Evidence | None, now: float, local: Local) -> list[str]:
     """One line for each way in which a part has ended, then what is still down: that must not be cut off."""
     groups = {
         "Ok: ": [m for m in incident.members if m.told_as is Condition.OK],
@@ -326,6 +354,7 @@ def _ended_lines(incident: Incident, found: Evidence | None) -> list[str]:
         if (more := len(_places(incident.down)) - MAX_PLACES) > 0:
             lines.append(f"and {count(more, 'more mount')}")
         first = _first(incident.down)
+        lines += _growing(incident.down, now, local)
         lines += _context(first) + advice(first, incident.server, _about(first, found))
     return lines
 

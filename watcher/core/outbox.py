@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from watcher.core.incident import SETTLED, Condition, Incident, Member
@@ -42,6 +42,7 @@ class Told:
     conditions: Mapping[int, Condition]  # by the member's slot
     at: float
     times: int = 1  # messages about it so far
+    growth: Mapping[int, int] = field(default_factory=dict)  # how grave it was said to be what is written under them
     unsure: frozenset[int] = frozenset()  # slots that a message was about of which it is not known whether it arrived
 
     @property
@@ -117,6 +118,9 @@ def news_of(
         due = min(m.changed + (SETTLED if m.slot in told_flapping else 0.0) for m in more) + group_wait
         waits = told_down and not _is_first_on_host(incident, more, told)
         return News(incident, Topic.UPDATE, max(due, _rest_until(told)) if waits else due)
+    grown = [m.growth for m in down if m.growth is not None and m.gravity > told.growth.get(m.slot, 0)]
+    if grown and not silenced:
+        return News(incident, Topic.UPDATE, max(min(growth.noted for growth in grown), _rest_until(told)))
     if ended:
         due = max(_settled(ended, told), min(m.changed for m in ended) + group_wait)
         return News(incident, Topic.PARTIAL, max(due, _rest_until(told)))
@@ -236,14 +240,17 @@ def attempted(before: Told | None, entry: Told) -> Told:
     grave = (Condition.DOWN, Condition.FLAPPING)
     news = {s for s, c in entry.conditions.items() if known.get(s) is not c and (c in grave or known.get(s) in grave)}
     if before is None:
-        return Told({}, entry.at, 0, frozenset(news))
+        return Told({}, entry.at, 0, unsure=frozenset(news))
     return replace(before, unsure=before.unsure | news)
 
 
 def told_now(incident: Incident, now: float, before: Told | None = None, topic: Topic | None = None) -> Told:
     """The ledger's entry once a message composed from this incident has been delivered."""
     times = (before.times if before else 0) + (topic is not Topic.REPEAT)  # what is said again makes nobody tired
-    return Told({m.slot: m.told_as for m in incident.members}, now, times)
+    known = before.growth if before is not None else {}
+    growth = {m.slot: max(m.gravity, known.get(m.slot, 0)) for m in incident.down}
+    conditions = {m.slot: m.told_as for m in incident.members}
+    return Told(conditions, now, times, growth={slot: int(gravity) for slot, gravity in growth.items() if gravity})
 
 
 def retry_after(attempt: int, asked_for: float | None, jitter: float) -> float:

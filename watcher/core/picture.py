@@ -106,6 +106,10 @@ class Picture:
         """The namespaces whose table must be read again soon, each named once."""
         return self.tracker.take_rereads() | self._underneath.take_rereads() | self.capacity.take_rereads()
 
+    def table(self, namespace: str) -> TableRead | None:
+        """A namespace's mount table as last read."""
+        return self.capacity.table(namespace)
+
     def snapshot(self) -> list[MountState]:
         """Every place as it stands now."""
         parts = (self.tracker, self._underneath, self.missing, self.local)

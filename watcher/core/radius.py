@@ -1,7 +1,7 @@
-"""What hangs on a mount: Proxmox VE storages, guests that are configured on it, processes that use it or wait in it.
+"""What hangs on a mount: Proxmox VE storages, guests that are configured on it, backups, processes that use it.
 
 Parsers of /etc/pve/storage.cfg, of guests' configurations (qm.conf(5), pct.conf(5)) and of LXC's own
-(lxc.container.conf(5)), and one line for people. Whatever the text, nothing here raises.
+(lxc.container.conf(5)), and lines for people. Whatever the text, nothing here raises.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from watcher.core import pve
-from watcher.core.lxc import bind_of, key_and_value
+from watcher.core.lxc import bind_of, key_and_value, name_from_config, name_from_pve_config
 from watcher.core.mountinfo import is_below
 from watcher.core.wording import container_name, name
 from watcher.model import HOST
@@ -38,7 +38,8 @@ class Guest(NamedTuple):
     is_vm: bool
     name: str
     volumes: tuple[tuple[str, str], ...]  # (storage, "disk" or "ISO")
-    paths: tuple[str, ...]  # of the host, bound into it or used as a disk
+    paths: tuple[tuple[str, str], ...]  # (of the host, bound into it or used as a disk; by which mpN, if by one)
+    in_backup: bool = False  # PVE has locked it for that
 
 
 class Process(NamedTuple):
@@ -56,6 +57,14 @@ class Using(NamedTuple):
 
     guest: Guest
     how: str  # "disk", "ISO", "bind"
+    key: str = ""  # of the binds: "mp0", "mp0, mp2"
+
+
+class Docker(NamedTuple):
+    """A container of Docker's or its like in whose mount namespace the file system stands."""
+
+    id: str
+    inside: str  # "host", "ct:101"
 
 
 class Radius(NamedTuple):
@@ -67,6 +76,8 @@ class Radius(NamedTuple):
     users: int = 0  # processes in all that use it
     blocked: int = 0  # of these
     maybe: int = 0  # processes that wait in this one or another of its type
+    docker: tuple[Docker, ...] = ()
+    jobs: tuple[str, ...] = ()  # backups that run and use it: "vzdump 101"
     unknown: tuple[str, ...] = ()  # what could not be looked at, in words
 
 
@@ -85,24 +96,28 @@ def storages(data: bytes) -> list[Storage]:
 
 def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
     """A guest's configuration as it is now, not in a snapshot; LXC's own keys, too."""
-    title, volumes, paths = "", list[tuple[str, str]](), list[str]()
+    title, volumes, paths, locked = "", list[tuple[str, str]](), list[tuple[str, str]](), ""
     for line in _text(data):
         if line.startswith("["):
             break
         key, value = key_and_value(line)
-        if key in ("hostname", "name", "lxc.uts.name"):
+        if key == "name" and is_vm:
             title = value[:64]
+        elif key == "lock":
+            locked = value
         elif key == "lxc.mount.entry":
             bind = bind_of(value)
-            paths += [bind[0]] if bind is not None and bind[0].startswith("/") else []
+            paths += [(bind[0], "")] if bind is not None and bind[0].startswith("/") else []
         elif key == "rootfs" or _DRIVE.fullmatch(key) or pve.MOUNT_POINT.fullmatch(key):
             what, *options = value.split(",")
             what = what.removeprefix("file=").removeprefix("volume=")
             if what.startswith("/"):
-                paths.append(what)
+                paths.append((what, key if pve.MOUNT_POINT.fullmatch(key) else ""))
             elif (volume := _VOLUME.fullmatch(what)) is not None:
                 volumes.append((volume[1], "ISO" if "media=cdrom" in options and ":iso/" in what else "disk"))
-    return Guest(ident, is_vm, title, tuple(volumes), tuple(paths))
+    if not is_vm:
+        title = name_from_pve_config(data) or name_from_config(data)
+    return Guest(ident, is_vm, title, tuple(volumes), tuple(paths), locked == "backup")
 
 
 def on_mount(
@@ -116,21 +131,62 @@ def on_mount(
     ids = [storage.id for storage in there if lies(storage.path)]
     using = []
     for one in guests:
-        ways = ["bind" if not one.is_vm else "disk" for path in one.paths if lies(path)]
+        there_by = [key for path, key in one.paths if lies(path)]
+        ways = ["bind" if not one.is_vm else "disk" for _ in there_by]
         ways += [how for storage, how in one.volumes if storage in ids]
         if ways:
-            using.append(Using(one, "disk" if "disk" in ways else ways[0]))
+            keys = dict.fromkeys(filter(None, there_by))
+            using.append(Using(one, "disk" if "disk" in ways else ways[0], ", ".join(list(keys)[:MAX_NAMED])))
     using.sort(key=lambda u: (u.guest.is_vm, int(u.guest.id) if u.guest.id.isdecimal() else 0, u.guest.id))
     return ids[:MAX_LISTED], using[:MAX_LISTED]
 
 
+def job_of(upid: str, guests: Iterable[Guest]) -> str:
+    """ "vzdump 101" of "UPID:node:pid:pstart:starttime:type:id:user:"; of several guests, which one it is at."""
+    if ident := _id_in(upid):
+        return f"vzdump {name(ident, 30)}"
+    now = [name(one.id, 30) for one in guests if one.in_backup]
+    return f"vzdump, at {', '.join(now[:MAX_NAMED])}" if now else "vzdump"
+
+
+def jobs_on(upids: Iterable[str], running: Iterable[str], using: Iterable[Using], guests: Sequence[Guest]) -> list[str]:
+    """The backups whose processes use it (`upids`), or whose guest hangs on it."""
+    ids = {one.guest.id for one in using}
+    of_guests = (upid for upid in running if _id_in(upid) in ids)
+    return [job_of(upid, guests) for upid in dict.fromkeys((*upids, *of_guests))][:MAX_LISTED]
+
+
+def _id_in(upid: str) -> str:
+    fields = upid.split(":")
+    return fields[6] if len(fields) > 6 else ""
+
+
 def line(radius: Radius) -> str:
-    """ "PVE storage nas01; CT 101 plex; VM 200 win (disk); 3 processes waiting in it: cp (4711) …"; "" if nothing."""
+    """ "PVE storage nas01; CT 101 plex (mp0), VM 200 win (disk); 1 process waiting in it: cp (4711)"; "" if nothing."""
+    return "; ".join([*_things(radius), *_users(radius)])
+
+
+def lines(radius: Radius, on: str) -> list[str]:
+    """The same as two lines of a message, the processes on their own, or fewer. `on`: what it hangs on."""
+    found = [words for words in ("; ".join(_things(radius)), "; ".join(_users(radius))) if words]
+    return [f"Hangs on {on}: {words}" if n == 0 else words for n, words in enumerate(found)]
+
+
+def _things(radius: Radius) -> list[str]:
     parts = []
     if radius.storages:
         parts.append(f"PVE storage {_some([name(s, 40) for s in radius.storages])}")
     if radius.guests:
         parts.append(_some([_guest(using) for using in radius.guests]))
+    if radius.docker:
+        parts.append(_some([_docker(one) for one in radius.docker]))
+    if radius.jobs:
+        parts.append(f"backup job running: {_some(radius.jobs)}")
+    return parts
+
+
+def _users(radius: Radius) -> list[str]:
+    parts = []
     sorts = (
         (radius.blocked, "waiting in it", [p for p in radius.processes if p.uses and p.blocked]),
         (radius.maybe, "waiting in this or another such mount", [p for p in radius.processes if not p.uses]),
@@ -140,7 +196,7 @@ def line(radius: Radius) -> str:
         if number > 0:
             who = "1 process" if number == 1 else f"{number} processes"
             parts.append(f"{who} {verb}: {_some([_process(p) for p in named], number)}")
-    return "; ".join(parts)
+    return parts
 
 
 def _some(words: Sequence[str], number: int | None = None) -> str:
@@ -152,9 +208,14 @@ def _some(words: Sequence[str], number: int | None = None) -> str:
 def _guest(using: Using) -> str:
     one = using.guest
     if not one.is_vm:
-        how = "" if using.how == "bind" else f" ({using.how})"
+        how = f" ({using.key or using.how})" if using.key or using.how != "bind" else ""
         return container_name(f"ct:{one.id}", one.name) + how
     return f"{' '.join(p for p in ('VM', name(one.id, 30), name(one.name, 30)) if p)} ({using.how})"
+
+
+def _docker(one: Docker) -> str:
+    inside = "" if one.inside == HOST else f" ({container_name(one.inside)})"
+    return f"Docker container {name(one.id, 12)}{inside}"
 
 
 def _process(process: Process) -> str:

@@ -6,7 +6,8 @@ and is expected to be killed. Standard library only; it must not import the proj
 
 Standard input, NUL-terminated fields, six per job: id, the id of the mount that the directory lies in, that mount's
 mount point, the directory's path, how many milliseconds and how many entries to look at. Standard output, one line of
-JSON for each job: {"id", "files", "bytes", "names", "cut"}, or {"id", "step", "errno"}.
+JSON for each job: {"id", "files", "bytes", "names", "cut", "free", "newest"}, or {"id", "step", "errno"}; `free`: bytes
+of the file system, `newest`: when something of what was looked at changed last, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -115,11 +116,13 @@ class _Tally:
     def __init__(self, entries: int) -> None:
         self.left = entries
         self.files = self.size = 0
+        self.newest = 0.0
         self.names: list[str] = []
         self.cut = ""
         self._linked: set[tuple[int, int]] = set()
 
     def add(self, status: os.stat_result) -> None:
+        self.newest = max(self.newest, status.st_ctime)
         self.files += not stat.S_ISDIR(status.st_mode)
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             if (status.st_dev, status.st_ino) in self._linked:
@@ -131,7 +134,8 @@ class _Tally:
 
 def _count(top: int, deadline: float, entries: int) -> dict[str, object]:
     """What lies below a directory, as far as time and number allow. Closes it."""
-    tally = _Tally(entries)
+    tally, system = _Tally(entries), os.fstatvfs(top)
+    tally.newest = os.fstat(top).st_ctime
     stack = [(top, os.scandir(top))]
     while stack:
         fd, listing = stack[-1]
@@ -164,7 +168,14 @@ def _count(top: int, deadline: float, entries: int) -> dict[str, object]:
     for fd, listing in stack:
         listing.close()
         os.close(fd)
-    return {"files": tally.files, "bytes": tally.size, "names": tally.names, "cut": tally.cut}
+    return {
+        "files": tally.files,
+        "bytes": tally.size,
+        "names": tally.names,
+        "cut": tally.cut,
+        "free": system.f_bavail * system.f_frsize,
+        "newest": tally.newest,
+    }
 
 
 def _jobs() -> list[list[str]]:

@@ -1,0 +1,101 @@
+"""What is written under a mount point while its mount is away: a real mount, a small disk, and who writes there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fakes.containers import Containers
+from tests.fakes.fuse_server import mount, unmount
+from tests.fakes.receivers import GotifyReceiver
+from tests.integration.service import HOST, Site
+from tests.integration.test_missing import configure, fstab
+from tests.integration.test_notifications import SPAN, asked, titles, until_told
+
+pytestmark = pytest.mark.kernel
+
+MS_REMOUNT = 32  # linux/mount.h
+_WRITE = 'n=0; while :; do head -c 1M /dev/zero > "$0/film$n"; n=$((n+1)); sleep 0.3; done'
+
+
+@contextlib.contextmanager
+def writer(directory: str) -> Iterator[None]:
+    """Goes on writing there, 3 MiB a second."""
+    with subprocess.Popen(["sh", "-c", _WRITE, directory], cwd="/", start_new_session=True) as process:
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def disk(site: Site) -> Iterator[str]:
+    """A large file system of its own that holds the mount points."""
+    directory = site.place("").rstrip("/")
+    os.makedirs(directory)
+    mount(b"none", os.fsencode(directory), b"tmpfs", data=b"size=64g")
+    yield directory
+    site.fuse.close()
+    unmount(os.fsencode(directory))
+
+
+async def test_what_is_written_under_a_mount_that_is_away_is_told_and_not_again_after_a_restart(
+    site: Site, disk: str
+) -> None:
+    nas, last = site.mount("nas", source="nas01:/media"), site.mount("last")
+    fstab(site, "nas")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url})
+        async with site.service() as service:
+            await asked(nas, last)
+            nas.unmount()
+            await until_told(gotify, "NOT MOUNTED")
+            with writer(nas.mount_point):
+                told = await until_told(gotify, "written to underneath")
+                assert await service.end() == 0
+        async with site.service() as service:
+            with writer(nas.mount_point):
+                # Again it is seen, and known to be told.
+                await service.wait_for_line(f"WARNING .*Something writes to the disk on {disk} under")
+                mount(b"none", os.fsencode(disk), b"tmpfs", flags=MS_REMOUNT, data=b"size=512m")
+                grave = await until_told(gotify, "written to underneath", 2)
+            site.mount("nas", source="nas01:/media")
+            end = await until_told(gotify, "🟢")
+            assert await service.end() == 0
+    title = f"🔴 {HOST}: {nas.mount_point} NOT MOUNTED"
+    assert titles(gotify) == [title, *[f"{title}, written to underneath"] * 2, end.title]
+    growing = rf"Something writes to the disk on {disk} under {nas.mount_point}: [\d.]+ MiB since \d\d:\d\d"
+    [line] = [line for line in told.message.splitlines() if line.startswith("Something")]
+    assert re.fullmatch(rf"{growing}, full in about [\d]+ (h|h \d+ min|min)", line), line
+    [line] = [line for line in grave.message.splitlines() if line.startswith("Something")]
+    assert re.fullmatch(rf"{growing}, full within a minute", line), line
+    assert f"Do: mount {nas.mount_point}" in grave.message
+    assert re.search(SPAN, end.title)
+
+
+async def test_a_container_that_writes_to_its_own_disk(site: Site, lxc: Containers, disk: str) -> None:
+    share, last = site.mount("nas", source="nas01:/media"), site.mount("last")
+    ct = lxc.start(name="arr", user_namespace=True)
+    ct.mkdir("/films")
+    with open(lxc.pve_path / f"{ct.ctid}.conf", "a") as conf:
+        conf.write(f"mp0: {share.mount_point}/films,mp=/films\n")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url}, lxc=lxc)
+        async with site.service() as service:
+            await asked(share, last)
+            await until_told(gotify, f"CT {ct.ctid} arr /films NOT MOUNTED")
+            for number in range(1000):
+                await asyncio.to_thread(ct.write, f"/films/{number}", 1 << 20)
+                with contextlib.suppress(TimeoutError):
+                    await gotify.wait_for(2, 0.3)
+                    break
+            told = await until_told(gotify, "written to underneath")
+            assert await service.end() == 0
+    assert f"CT {ct.ctid} arr writes to its root disk under /films: " in told.message

@@ -1,0 +1,175 @@
+"""Looks, now and then, at what grows under the mount points of open incidents: who wrote to a mount fills a disk now.
+
+Only while an incident is open, in a child with a time limit; what is mounted is not touched. What it means is
+`core.growth`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from time import monotonic, time
+
+import anyio
+
+from watcher.children import Children
+from watcher.core.filters import Filter
+from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
+from watcher.core.incident import LOST, SEES_DISK, Incident, Member
+from watcher.core.incidents import Incidents
+from watcher.core.places import superblock_of
+from watcher.core.wording import place_order
+from watcher.delivery.sender import local_time
+from watcher.model import HOST, Kind, Mount, Place, TableRead
+from watcher.probing.covered import Found, Job, job_of, look_into
+
+MAX_OF_INCIDENT, MAX_LOOKED = 4, 32  # directories
+SECONDS = 2.0  # for one of them
+PATIENCE = 10.0  # seconds for those of one namespace
+MAX_ENTRIES = 20_000  # counted in one of them
+GATHER = 0.5  # seconds in which what begins together is looked at together
+_KINDS = frozenset({Kind.STALE, Kind.MISSING, Kind.VANISHED})
+
+log = logging.getLogger(__name__)
+
+Slot = tuple[int, int]  # an incident's number, and its member's slot
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One directory."""
+
+    place: Place  # of the member
+    next_at: float  # by the monotonic clock
+    looks: Looks = field(default_factory=Looks)
+    times: int = 0
+
+
+class Growing:
+    """What is written while nobody sees it."""
+
+    def __init__(
+        self,
+        incidents: Incidents,
+        children: Children,
+        *,
+        tables: Callable[[str], TableRead | None],
+        chosen: Callable[[], Filter],
+        changed: Callable[[], object],
+    ) -> None:
+        """`tables`: of each namespace; `chosen`: what is watched; `changed`: called when there is news of it."""
+        self._incidents = incidents
+        self._children = children
+        self._tables = tables
+        self._chosen = chosen
+        self._changed = changed
+        self._watched: dict[Slot, _Watched] = {}
+        self._wake = anyio.Event()
+
+    def look(self) -> None:
+        """There may be more to look at."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._wake = anyio.Event()
+            self._arrange(monotonic())
+            due = min((w.next_at for w in self._watched.values()), default=None)
+            now = monotonic()
+            if due is not None and due <= now:
+                await self._look(now)
+                continue
+            with anyio.move_on_after(None if due is None else due - now):
+                await self._wake.wait()
+                await anyio.sleep(GATHER)
+
+    def _arrange(self, now: float) -> None:
+        """Take up what is new, and let go of what is over."""
+        listed = list(self._wanted())[:MAX_LOOKED]
+        wanted = {slot: place for slot, place, _ in listed}
+        stale = {slot for slot, _, is_stale in listed if is_stale}  # nothing can get past it at once
+        self._watched = {s: w for s, w in self._watched.items() if s in wanted and w.place == wanted[s]}
+        for slot, place in wanted.items():
+            if slot not in self._watched:
+                self._watched[slot] = _Watched(place, now + (FIRST if slot in stale else 0.0))
+
+    def _wanted(self) -> Iterator[tuple[Slot, Place, bool]]:
+        for incident in self._incidents.open:
+            members = [m for m in incident.failing if m.kind in _KINDS and m.subject.places]
+            members.sort(key=lambda m: (m.kind is Kind.STALE, place_order(_first(m))))
+            for n, member in enumerate(members[:MAX_OF_INCIDENT]):
+                is_stale = member.kind is Kind.STALE
+                if n == 0 or not is_stale:  # which nobody comes past but by an old bind
+                    yield (incident.number, member.slot), _first(member), is_stale
+
+    async def _look(self, now: float) -> None:
+        jobs, chosen = list[tuple[Slot, Job]](), self._chosen()
+        incidents = {incident.number: incident for incident in self._incidents.open}
+        for slot, watched in self._watched.items():
+            if watched.next_at > now:
+                continue
+            watched.times += 1
+            watched.next_at = now + pause(watched.times)
+            if (job := self._job(incidents[slot[0]], slot[1], chosen)) is not None:
+                jobs.append((slot, job))
+        jobs.sort(key=lambda pair: pair[1].place.namespace)
+        changes = False
+        for _, group in groupby(jobs, key=lambda pair: pair[1].place.namespace):
+            pairs = list(group)
+            found = await look_into(
+                [job for _, job in pairs], self._children, entries=MAX_ENTRIES, seconds=SECONDS, patience=PATIENCE
+            )
+            for (slot, job), there in zip(pairs, found, strict=True):
+                changes = self._take(slot, job, there) or changes
+        if changes:
+            self._changed()
+
+    def _take(self, slot: Slot, job: Job, there: Found) -> bool:
+        watched = self._watched.get(slot)
+        if watched is None:
+            return False
+        if there.error:
+            if not there.is_absent:  # which somebody may make, and write to
+                watched.next_at = math.inf  # a child that hangs with its disk is enough
+            return False
+        now, offset = monotonic(), time() - monotonic()
+        look = Look(now, there.bytes, there.free, there.newest - offset, is_whole=not there.cut)
+        before, watched.looks = watched.looks.worst, watched.looks.take(look)
+        growth = watched.looks.growth(job.place, job.base.mount_point, offset)
+        if growth is not None and growth.gravity > before:
+            level = logging.ERROR if growth.gravity is Gravity.SOON_FULL else logging.WARNING
+            log.log(level, "%s", words(growth, watched.place, "", f"{local_time(growth.since):%H:%M}"))
+        return self._incidents.note_growth(*slot, growth)
+
+    def _job(self, incident: Incident, slot: int, chosen: Filter) -> Job | None:
+        """The directory under a member, if it can be looked at."""
+        member = next((m for m in incident.failing if m.slot == slot), None)
+        if member is None:
+            return None
+        place, mount, table = self._place_of(member)
+        if table is None or (mount is None and any(m.mount_point == place.mount_point for m in table.mounts)):
+            return None  # something else stands there, or it is back
+        return job_of(place, mount, table, chosen)[0]
+
+    def _place_of(self, member: Member) -> tuple[Place, Mount | None, TableRead | None]:
+        """(the directory, what stands on it, the table in which that is)."""
+        place = _first(member)
+        if member.kind is Kind.MISSING:
+            return place, None, self._tables(place.namespace)
+        sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
+        table = self._tables(HOST if sees_disk else place.namespace)
+        if table is None:
+            return place, None, None
+        mounts = [m for m in table.mounts if sees_disk or m.mount_point == place.mount_point]
+        mounts = [m for m in mounts if superblock_of(m) == member.subject.superblock]
+        if not mounts:
+            return place, None, table if member.error.startswith(LOST) else None
+        return Place(table.namespace, mounts[-1].mount_point), mounts[-1], table
+
+
+def _first(member: Member) -> Place:
+    return min(member.subject.places, key=place_order)
