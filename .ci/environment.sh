@@ -29,7 +29,30 @@ install_missing() {
   if ! ((EUID)); then
     have mmdebstrap || install mmdebstrap "builds the labs' Debian"
     have mke2fs || install e2fsprogs "makes the labs' disk"
+    unpack prometheus "scrapes the service, and tries the alert rules"
+    unpack prometheus-alertmanager "makes one message of what many nodes see"
   fi
+}
+
+# unpack PACKAGE WHY: Debian's programs without installing them, which would start them as services on a machine with
+# systemd; into $PROMETHEUS_CACHE (/var/cache/mountwatch-prometheus)
+unpack() {
+  local cache=${PROMETHEUS_CACHE:-/var/cache/mountwatch-prometheus} new
+  [[ ! -x $cache/$1/usr/bin/$1 ]] || return 0
+  if ! have apt-get || ((EUID)); then
+    echo "missing: $2; on Debian or Proxmox, as root" >&2
+    return 1
+  fi
+  echo "unpacking $1: $2"
+  if [[ -z ${apt_is_fresh-} ]]; then
+    apt-get -qq update
+    apt_is_fresh=1
+  fi
+  mkdir -p "$cache" && new=$(mktemp -d "$cache/.new-XXXXXX") &&
+    (cd "$new" && apt-get -qq -o APT::Sandbox::User=root download "$1" >/dev/null && dpkg -x ./*.deb tree) &&
+    rm -rf "${cache:?}/$1" && mv "$new/tree" "$cache/$1"
+  rm -rf "$new"
+  [[ -x $cache/$1/usr/bin/$1 ]]
 }
 
 # make_venv PYTHON DIRECTORY REQUIREMENTS WHAT...: what is "." (as a user gets it) or "--editable ."

@@ -11,6 +11,7 @@ from watcher import __version__
 from watcher.core.entries import detailed_entry
 from watcher.core.explain import Address, advice_on, places_of, watched_on_the_way
 from watcher.core.filters import server_of
+from watcher.core.measured import Measured
 from watcher.core.quiet import Window
 from watcher.core.silences import matching
 from watcher.core.vitals import Verdict
@@ -29,12 +30,14 @@ class Answering:
         states: Callable[[], Sequence[MountState]],
         verdict: Callable[[], Verdict],
         status: Callable[[], str],
+        measure: Callable[[], Measured],
     ) -> None:
         """`states`: the mounts as they are; `status`: the same in one line."""
         self._silencing = silencing
         self._states = states
         self._verdict = verdict
         self._status = status
+        self._measure = measure
 
     async def silence(self, patterns: tuple[str, ...], ends: float, comment: str) -> Silence:
         return await self._silencing.add(patterns, ends, comment)
@@ -59,6 +62,9 @@ class Answering:
             return None
         advice = advice_on(state, places_of(state, states))
         return detailed_entry(state, time() - monotonic()) | {"advice": advice}
+
+    def measured(self) -> Measured:
+        return self._measure()
 
     def health(self) -> Health:
         figures: Mapping[str, Any] = {

@@ -177,6 +177,11 @@ class Children:
     def survivors(self) -> int:
         return sum(1 for child in self._alive if not child.exited)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of those that have not ended."""
+        return [child.pid for child in self._alive if not child.exited]
+
     def close(self) -> None:
         """Kill what is left and leave it to the kernel. Never waits."""
         for child in self._alive:

@@ -24,6 +24,7 @@ from watcher.configfile import ConfigFile, FileReader, may_hang, secret_url
 from watcher.configwatch import ConfigWatch
 from watcher.continuity import Continuity, boot_id
 from watcher.core import vitals
+from watcher.core.figures import Figures
 from watcher.core.mountinfo import parse
 from watcher.core.picture import Picture
 from watcher.core.wording import count
@@ -33,6 +34,7 @@ from watcher.growing import Growing
 from watcher.instance import Instance, Occupied
 from watcher.introspection import Introspection
 from watcher.investigating import BURST, Investigator
+from watcher.measuring import Measuring
 from watcher.model import (
     Change,
     Kind,
@@ -99,6 +101,7 @@ class Daemon:
             return False
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
         self._picture = Picture(rules_of(settings), grace_until=settings.probe.startup_grace)
+        self._figures = Figures()
         boot = boot_id(settings.paths.proc)
         self._store = Store(self._local(settings.state.path), boot=boot)
         self._continuity = Continuity(self._store, self._picture)
@@ -128,6 +131,7 @@ class Daemon:
             max_age=settings.notify.max_age,
             recorded=self._store.recorded,
             found=self._investigator.found,
+            attempted=self._figures.delivery,
         )
         self._continuity.take_up(self._incidents, self._sender)
         self._silencing = Silencing(self._store, self._sender.kick, local=local_time)
@@ -143,9 +147,20 @@ class Daemon:
             reader=self._reader,
             runtime=self._local(settings.paths.runtime),
             environ=self._environ,
+            figures=self._figures,
         )
         self._mounts = lambda: self._watching.mounts
         self._watching.begin()
+        self._measuring = Measuring(
+            self._figures,
+            states=self._picture.snapshot,
+            channels=self._sender.progress,
+            healthy=lambda: self._verdict().healthy,
+            hanging=lambda: self._watching.hanging,
+            incidents=self._incidents,
+            silences=self._silencing.active,
+            children=self._children,
+        )
         self._configure_channels()
         self._tell_trouble()
         return self._open_socket()
@@ -169,7 +184,11 @@ class Daemon:
         if not path or self._local(path) is None:
             return True
         answering = Answering(
-            self._silencing, states=self._picture.snapshot, verdict=self._verdict, status=self._status
+            self._silencing,
+            states=self._picture.snapshot,
+            verdict=self._verdict,
+            status=self._status,
+            measure=self._measuring.measure,
         )
         self._server = StatusServer(path, answering)
         try:
@@ -224,6 +243,7 @@ class Daemon:
     def _take(self, transitions: list[Transition], now: float) -> None:
         wall = time()
         for transition in transitions:
+            self._figures.transition(transition)
             self._watching.narrator.transition(transition)
             self._store.note(transition, wall - (now - transition.at))
             # What was told is followed up, whatever the rules say by now.

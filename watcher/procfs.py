@@ -13,6 +13,7 @@ from itertools import dropwhile
 from typing import NamedTuple
 
 _CHUNK = 1 << 16  # the kernel gives at most a page of mountinfo at a time, whatever is asked for
+_PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
 def read(path: str, limit: int = 1 << 26) -> bytes:
@@ -51,6 +52,14 @@ def start_time(proc: str, pid: int) -> int | None:
         return int(_stat(f"{proc}/{pid}/stat")[1][19])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def resident(pid: int | str) -> int:
+    """Bytes of memory of a process of ours; 0 for one that has ended."""
+    try:
+        return int(_stat(f"/proc/{pid}/stat")[1][21]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _stat(path: str) -> tuple[bytes, list[bytes]]:

@@ -18,6 +18,7 @@ import anyio.lowlevel
 
 from watcher.children import Children
 from watcher.configfile import FileReader
+from watcher.core.figures import Figures
 from watcher.core.picture import Picture, merged
 from watcher.core.schedule import sweeps_of
 from watcher.core.vitals import Observations
@@ -67,12 +68,14 @@ class Watching:
         reader: FileReader,
         runtime: str | None,
         environ: Mapping[str, str],
+        figures: Figures,
     ) -> None:
         """`mounts`: the host's; `take`: is given transitions, and when; `runtime`: where notes may be kept."""
         self.mounts = tuple(mounts)
         self.picture = picture
         self.narrator = Narrator()
         self.seen = Observations(monotonic())
+        self._figures = figures
         self._take_on = take
         self._proc, self._sys = settings.paths.proc, settings.paths.sys
         self._wake, self._wanted = asyncio.Event(), asyncio.Event()
@@ -114,7 +117,9 @@ class Watching:
         before = [(namespace, tracker.places(namespace)) for namespace in tracker.namespaces()]
         self._take(self.picture.configure(rules_of(settings), now), now)
         for namespace, places in before:
-            self.narrator.places(places, tracker.places(namespace), now, gone="no longer watched")
+            after = tracker.places(namespace)
+            self._figures.watched(namespace, after)
+            self.narrator.places(places, after, now, gone="no longer watched")
         self._want_containers(settings.watch.containers)
         self._expectations.configure(settings)
         self._wants_disks = settings.watch.local
@@ -137,13 +142,19 @@ class Watching:
         if containers := len(self.picture.tracker.namespaces()) - 1:
             text += f" on the host and in {count(containers, 'container')}"
         text += f": {', '.join(parts)}" if parts else ""
-        return text + (f"; {count(hanging, 'probe')} hanging" if (hanging := len(self._prober.wedged)) else "")
+        return text + (f"; {count(self.hanging, 'probe')} hanging" if self.hanging else "")
+
+    @property
+    def hanging(self) -> int:
+        """Mounts in which a probe hangs for good."""
+        return len(self._prober.wedged)
 
     # ---- events in, transitions out
 
     def _handle(self, event: Event) -> None:
         """Give an event to the picture and pass on what changed by it."""
         now = monotonic()
+        self._figures.event(event)
         if isinstance(event, TableRead | NamespaceGone):
             if event.namespace == HOST and isinstance(event, TableRead):
                 self.mounts = event.mounts
@@ -152,7 +163,9 @@ class Watching:
             before = self.picture.tracker.places(event.namespace)
             self._take(self.picture.handle(event, now), now)
             why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
-            self.narrator.places(before, self.picture.tracker.places(event.namespace), now, gone=why)
+            after = self.picture.tracker.places(event.namespace)
+            self._figures.watched(event.namespace, after)
+            self.narrator.places(before, after, now, gone=why)
             return
         if isinstance(event, TableUnreadable):
             log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
@@ -169,7 +182,9 @@ class Watching:
 
     async def _read_tables(self) -> None:
         def looked() -> None:
-            self.seen.table_read(monotonic())
+            now = monotonic()
+            self.seen.table_read(now)
+            self._figures.table_read(now)
 
         async for event in mount_table.tables(self._proc, self._wanted, looked):
             self._handle(event)
@@ -238,8 +253,10 @@ class Watching:
                 await anyio.sleep(GATHER)
 
     async def _sweep(self, probes: list[Probe]) -> None:
-        sweep = self.seen.sweep_began(monotonic() + max(probe.timeout for probe in probes))
+        began = monotonic()
+        sweep = self.seen.sweep_began(began + max(probe.timeout for probe in probes))
         try:
             await self._prober.sweep(probes)
         finally:
             self.seen.sweep_ended(sweep)
+            self._figures.sweep(monotonic() - began)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.bench import containers, events, report, service, storm, sweeps
+from tests.bench import asked, containers, events, report, service, storm, sweeps
 from tests.bench.stage import Stage, Unavailable, stage
 
 
@@ -28,6 +28,7 @@ def sections(options: argparse.Namespace) -> dict[str, Callable[[Stage], report.
             "events": partial(events.section, sizes=[10], changes=6),
             "once": partial(service.start_up, count=10, rounds=1),
             "idle": partial(service.idle, count=20, duration=0.5),
+            "asked": partial(asked.section, count=20, duration=1.5),
             "storm": partial(storm.section, count=12, servers=3, fast=True),
             "containers": partial(containers.section, count=6, mounts=4, own=2, rounds=1),
             "container-starts": partial(containers.starts, changes=2),
@@ -41,6 +42,7 @@ def sections(options: argparse.Namespace) -> dict[str, Callable[[Stage], report.
             "events": partial(events.section, sizes=[10, 1000], changes=200),
             "once": partial(service.start_up, count=10, rounds=10),
             "idle": partial(service.idle, count=20, duration=options.seconds),
+            "asked": partial(asked.section, count=500, duration=options.seconds),
             "storm": partial(storm.section, count=1000, servers=20),
             "containers": partial(containers.section, count=200, mounts=20, own=50, rounds=7),
             "container-starts": partial(containers.starts, changes=20),

@@ -41,6 +41,15 @@ SECTIONS = {
         "resident memory once its socket has been asked",
         "questions to each mount",
     ],
+    "The service asked, 20 mounts, over 1.5 s": [
+        "processor time, of one core, with children",
+        "one scrape a second: more than that",
+        "the same, and 50 follow the events",
+        "a scrape (median)",
+        "a scrape: size",
+        "resident memory before the first scrape, socket not asked yet",
+        "after it",
+    ],
     "12 mounts of 3 servers go stale at once": [
         "messages",
         "from the last verdict until the last message",

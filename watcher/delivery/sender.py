@@ -80,9 +80,10 @@ class Sender:
         clock: Callable[[], float] = time,
         recorded: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
         found: Callable[[Incident], Awaitable[Evidence | None]] = nothing_found,
+        attempted: Callable[[str, bool], object] = lambda channel, delivered: None,
     ) -> None:
         """`recorded`: returns when what was told is on disk, or soon if that is slow; `found`: soon, too, what is known
-        of why an incident is.
+        of why an incident is; `attempted`: is told of each attempt's channel, and whether it was delivered.
         """
         self._incidents = incidents
         self._children = children
@@ -94,6 +95,7 @@ class Sender:
         self._clock = clock
         self._recorded = recorded
         self._found = found
+        self._attempted = attempted
         self._restored = State()
         self._stopping = self._kicked = False
         self._under_way: set[anyio.CancelScope] = set()  # attempts: an answer that is not heard is told twice
@@ -318,6 +320,7 @@ class Sender:
             channel.ledger[number] = outbox.attempted(told, entry)
             await self._recorded()
             delivery = await courier.send(url, message)
+        self._attempted(channel.name, delivery.ok)
         if delivery.ok:
             channel.ledger[number] = entry
             self._note_lately(channel, news.incident.group, now)

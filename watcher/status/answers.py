@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from watcher.core.explain import Address, address
+from watcher.core.measured import Measured
 from watcher.core.quiet import Window
 from watcher.core.silences import LONGEST, MAX_SILENCES
 from watcher.core.vitals import Verdict
@@ -55,6 +56,10 @@ class Service(Protocol):
 
     def mount_on(self, path: Address) -> dict[str, Any] | None:
         """The watched mount that a path lies on, as `core.entries` has it, with what to do; None if there is none."""
+        ...
+
+    def measured(self) -> Measured:
+        """For Prometheus."""
         ...
 
 

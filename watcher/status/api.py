@@ -28,6 +28,7 @@ from watcher.status.answers import (
     wanted,
     window_json,
 )
+from watcher.status.scraping import Scraping
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Api:
         app = web.Application(middlewares=[self._problems], client_max_size=MAX_BODY)
         app.add_routes(
             [
+                web.get("/metrics", Scraping(service).answer),
                 web.get("/api/v1/health", self._health),
                 web.get("/api/v1/mounts", self._mounts),
                 web.get("/api/v1/silences", self._silences),
