@@ -25,12 +25,14 @@ install_missing() {
   have mount || install mount "the tests mount in a namespace of their own"
   have unshare || install util-linux "unshare makes that namespace"
   have findmnt || install util-linux "findmnt is a second opinion on the mount table"
-  # The labs (tests/system) are machines that only root can build and boot.
+  have curl || install curl "the README's examples of the service's API are run with it"
+  # Only root can build and boot the labs (tests/system), and mount for the tests of the page.
   if ! ((EUID)); then
     have mmdebstrap || install mmdebstrap "builds the labs' Debian"
     have mke2fs || install e2fsprogs "makes the labs' disk"
     unpack prometheus "scrapes the service, and tries the alert rules"
     unpack prometheus-alertmanager "makes one message of what many nodes see"
+    have chromium || install chromium "the status page is tested in it, with real mounts"
   fi
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from watcher import procfs, secrets
 from watcher.children import Children, environment
 from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, FileReader, secret_url
+from watcher.configfile import ConfigFile, FileReader, secret_token, secret_url
 from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
 from watcher.delivery.couriers import Courier, Delivery
@@ -62,6 +62,11 @@ async def check(explicit: str | None, environ: Mapping[str, str], say: Say) -> l
         if not parsed.settings.notify.channels:
             say("no channels: nobody will be told")
         courier.close()
+        if (token_file := parsed.settings.status.token_file) is not None:
+            try:
+                await secret_token(token_file, tools.reader, tools.mounts)
+            except SecretError as e:
+                problems.append(str(e))
         return problems
     except ConfigError as e:
         return e.problems

@@ -142,17 +142,9 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
 
 
 def _print_tables(findings: Any, capacity: bool) -> None:
-    from rich.console import Console as RichConsole
-
     from watcher import output
 
-    class Console(RichConsole):
-        def on_broken_pipe(self) -> None:
-            raise  # rich would end the process with 1; the caller knows the verdict
-
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=2000, no_color=True)  # a pipe has no width to fold at
+    console = output.console()
     if findings.states:
         console.print(output.table(findings.states))
         console.print()

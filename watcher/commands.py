@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import click
 
+from watcher.completion import complete_mounts
+
 FAILURE = 3
 
 
@@ -46,7 +48,7 @@ def _asking(ctx: click.Context, config_path: str | None, ask: Callable[[str], in
 
 @click.command("silence")
 @config_option
-@click.argument("mounts", nargs=-1)
+@click.argument("mounts", nargs=-1, shell_complete=complete_mounts)
 @click.option("--server", "servers", multiple=True, metavar="NAME", help="All mounts of this server; may be repeated.")
 @click.option("--for", "for_", metavar="TIME", help="How long: 2h, 30m, 1d.")
 @click.option("--until", metavar="TIME", help='Until when, in local time: 18:30, or "2026-11-20 18:30".')
@@ -67,7 +69,7 @@ def silence(
     """
     from datetime import datetime
 
-    from watcher import control
+    from watcher import quieting
 
     patterns = [*mounts, *(f"server:{server}" for server in servers)]
     if not patterns:
@@ -76,7 +78,7 @@ def silence(
         raise click.UsageError("say for how long: --for 2h, or --until 18:30")
     if until is not None:
         try:
-            wanted = {"ends": control.moment_of(until, datetime.now()).isoformat()}  # noqa: DTZ005  # the wall's
+            wanted = {"ends": quieting.moment_of(until, datetime.now()).isoformat()}  # noqa: DTZ005  # the wall's
         except ValueError as e:
             raise click.UsageError(f"--until {e}") from None
     else:
@@ -85,7 +87,7 @@ def silence(
     def warn(line: str) -> None:
         click.echo(f"watcher: {line}", err=True)
 
-    _asking(ctx, config_path, lambda path: control.silence(path, patterns, wanted, comment, click.echo, warn))
+    _asking(ctx, config_path, lambda path: quieting.silence(path, patterns, wanted, comment, click.echo, warn))
 
 
 @click.command("silences")
@@ -94,9 +96,9 @@ def silence(
 @click.pass_context
 def silences(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     """List silences and quiet windows."""
-    from watcher import control
+    from watcher import quieting
 
-    _asking(ctx, config_path, lambda path: control.silences(path, as_json=as_json, say=click.echo))
+    _asking(ctx, config_path, lambda path: quieting.silences(path, as_json=as_json, say=click.echo))
 
 
 @click.command("unsilence")
@@ -105,9 +107,9 @@ def silences(ctx: click.Context, config_path: str | None, as_json: bool) -> None
 @click.pass_context
 def unsilence(ctx: click.Context, config_path: str | None, ids: tuple[str, ...]) -> None:
     """End silences now."""
-    from watcher import control
+    from watcher import quieting
 
-    _asking(ctx, config_path, lambda path: control.unsilence(path, ids, click.echo))
+    _asking(ctx, config_path, lambda path: quieting.unsilence(path, ids, click.echo))
 
 
 @click.command("health")
@@ -119,9 +121,74 @@ def health(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
 
     Exit codes: 0 yes; 1 no, and why; 3 no service runs, or it cannot be asked.
     """
-    from watcher import control
+    from watcher import overview
 
-    _asking(ctx, config_path, lambda path: control.health(path, as_json=as_json, say=click.echo))
+    _asking(ctx, config_path, lambda path: overview.health(path, as_json=as_json, say=click.echo))
 
 
-ASKING = (silence, silences, unsilence, health)
+@click.command("status")
+@config_option
+@click.option("--watch", is_flag=True, help="Go on, and show each change as it comes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch each change on a line of its own.")
+@click.pass_context
+def status(ctx: click.Context, config_path: str | None, watch: bool, as_json: bool) -> None:
+    """Show how the running service sees all mounts, the worst first.
+
+    Exit codes: 0 all ok; 1 warnings; 2 a mount is stale or missing; 3 no service runs, or it cannot be asked.
+    """
+    from watcher import overview
+
+    show = overview.watch if watch else overview.status
+    _asking(ctx, config_path, lambda path: show(path, as_json=as_json, say=click.echo))
+
+
+@click.command("history")
+@config_option
+@click.option("--since", default="24h", metavar="TIME", show_default=True, help="How far back: 24h, 7d.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=1000, metavar="N", help="How many changes at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def history(ctx: click.Context, config_path: str | None, since: str, limit: int, as_json: bool) -> None:
+    """List what has changed, the latest first.
+
+    Exit codes: 0; 3 wrong usage, no service runs, or it cannot be asked.
+    """
+    from watcher import overview
+    from watcher.values import parse_duration
+
+    try:
+        parse_duration(since)
+    except ValueError as e:
+        raise click.UsageError(f"--since {e}") from None
+    _asking(ctx, config_path, lambda path: overview.history(path, since, limit, as_json=as_json, say=click.echo))
+
+
+@click.command("probe")
+@config_option
+@click.argument("mount", shell_complete=complete_mounts)
+@click.pass_context
+def probe(ctx: click.Context, config_path: str | None, mount: str) -> None:
+    """Have the running service look at MOUNT now: a mount point such as /mnt/nas or ct:101:/media.
+
+    Exit codes: 0 ok; 1 a warning, or it cannot be probed now; 2 stale or missing; 3 not watched, or no service runs.
+    """
+    from watcher import overview
+
+    _asking(ctx, config_path, lambda path: overview.probe(path, mount, click.echo))
+
+
+@click.command("channels")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def channels(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
+    """Show how it stands with each channel.
+
+    Exit codes: 0 all work; 1 one fails; 3 no service runs, or it cannot be asked.
+    """
+    from watcher import overview
+
+    _asking(ctx, config_path, lambda path: overview.channels(path, as_json=as_json, say=click.echo))
+
+
+ASKING = (status, history, probe, channels, silence, silences, unsilence, health)

@@ -133,6 +133,17 @@ async def secret_url(
     return secrets.resolve_url(section, environ, content)
 
 
+async def secret_token(path: str, reader: FileReader, mounts: Sequence[Mount]) -> str:
+    """The token of the status server, wherever the file that holds it lies. Raises SecretError."""
+    content = None
+    if may_hang(path, mounts):
+        try:
+            content = await reader.read(path, mounts)
+        except OSError as e:
+            raise secrets.SecretError(f"[status] token_file: {path}: {e.strerror or e}") from None
+    return secrets.token_in(path, content)
+
+
 class ConfigFile:
     """Reads the settings, strictly or as the service does."""
 
@@ -180,7 +191,8 @@ class ConfigFile:
                 status = os.stat(path)  # noqa: TID251  # may_hang has said that it does not
             except OSError:
                 continue  # said when the URL is needed
-            warnings += secrets.check_permissions(path, status.st_mode, status.st_gid, os.getegid())
+            what = "token" if path == settings.status.token_file else "URL"
+            warnings += secrets.check_permissions(path, status.st_mode, status.st_gid, os.getegid(), what)
         return warnings
 
 

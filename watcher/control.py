@@ -1,6 +1,6 @@
-"""The commands that ask the running service: `silence`, `silences`, `unsilence`, `health`.
+"""How commands ask the running service: through its Unix socket, with the standard library's HTTP.
 
-Through its Unix socket, with the standard library's HTTP: a check that cron runs every minute need not load more.
+A check that cron runs every minute need not load more.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -20,12 +20,12 @@ from watcher.children import Children
 from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, FileReader, LastGood, may_hang
 from watcher.core.mountinfo import parse
-from watcher.core.wording import count, duration, name
+from watcher.core.wording import name
 from watcher.settings import Settings
-from watcher.values import parse_time_of_day, shown
 
 ANSWER_LIMIT = 10.0  # seconds
-_WIDTH = 60  # characters of a list of patterns in a table
+MAX_ANSWER = 1 << 26  # bytes: ten thousand mounts are a fourth of it
+SILENCE_LIMIT = 60.0  # seconds without an event or a sign of life, after which the service counts as gone
 
 Say = Callable[[str], object]
 
@@ -51,21 +51,22 @@ class Answer(NamedTuple):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_LIMIT)
+    def __init__(self, path: str, limit: float) -> None:
+        super().__init__("localhost", timeout=limit)
         self._path = path
+        self._limit = limit
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Waits in the kernel for a place in the queue of a busy service; with a time-out of Python's, thus without
         # waiting, connect() fails with EAGAIN at once (unix(7), unix_stream_connect).
-        limit = struct.pack("ll", int(ANSWER_LIMIT), int(ANSWER_LIMIT % 1 * 1e6))  # a timeval
+        limit = struct.pack("ll", int(self._limit), int(self._limit % 1 * 1e6))  # a timeval
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
             self.sock.connect(self._path)
         except BlockingIOError as e:
             raise TimeoutError from e
-        self.sock.settimeout(ANSWER_LIMIT)
+        self.sock.settimeout(self._limit)
         _, uid, _ = struct.unpack("3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()):
             raise Unreachable(f"{self._path}: user {uid} listens there, not a watcher of ours")
@@ -73,23 +74,45 @@ class _Connection(http.client.HTTPConnection):
 
 def ask(path: str, method: str, route: str, body: object = None) -> Answer:
     """One request to the service. Raises Unreachable or NoAnswer."""
-    connection = _Connection(path)
-    try:
+    connection = _Connection(path, ANSWER_LIMIT)
+    with _explained(path, ANSWER_LIMIT), closing(connection):
         text = None if body is None else json.dumps(body).encode()
         connection.request(method, f"/api/v1/{route}", text, {"Connection": "close"})
         answer = connection.getresponse()
-        content = answer.read(1 << 24)
+        content = answer.read(MAX_ANSWER)
         return Answer(answer.status, json.loads(content) if content else None)
+
+
+def follow(path: str) -> Iterator[tuple[str, Any]]:
+    """What happens, as it happens: (kind, data), until the service ends. Raises Unreachable or NoAnswer."""
+    connection = _Connection(path, SILENCE_LIMIT)
+    with _explained(path, SILENCE_LIMIT), closing(connection):
+        connection.request("GET", "/api/v1/events", headers={"Accept": "text/event-stream"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            Answer(answer.status, json.loads(answer.read(MAX_ANSWER))).or_refuse()
+        kind = ""
+        while line := answer.readline(MAX_ANSWER):
+            field, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
+            if field == "event":
+                kind = value
+            elif field == "data":
+                yield kind, json.loads(value)
+
+
+@contextmanager
+def _explained(path: str, limit: float) -> Iterator[None]:
+    """What goes wrong on the way to the service, in words."""
+    try:
+        yield
     except TimeoutError:
-        raise NoAnswer(f"the service does not answer within {ANSWER_LIMIT:g} s ({path})") from None
+        raise NoAnswer(f"the service does not answer within {limit:g} s ({path})") from None
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise Unreachable(f"no service is running: nobody listens on {path}") from None
     except PermissionError:
         raise Unreachable(f"{path}: only root and the user that runs the service may ask it") from None
     except (OSError, http.client.HTTPException, ValueError) as e:
         raise NoAnswer(f"the service did not answer ({path}): {getattr(e, 'strerror', None) or e}") from None
-    finally:
-        connection.close()
 
 
 async def settings_in_force(explicit: str | None, environ: Mapping[str, str]) -> Settings:
@@ -119,123 +142,23 @@ async def socket_path(explicit: str | None, environ: Mapping[str, str]) -> str:
     return settings.status.socket
 
 
-# ---- commands: (socket, arguments, where to say what) -> exit code or nothing
-
-
-def silence(path: str, patterns: Sequence[str], until: Mapping[str, str], comment: str, say: Say, warn: Say) -> None:
-    """`until`: {"duration": "2h"} or {"ends": "2026-11-20T18:30:00+01:00"}."""
-    answer = ask(path, "POST", "silences", {"mounts": list(patterns), "comment": comment, **until}).or_refuse()
-    ends = datetime.fromisoformat(answer["ends"]).astimezone()
-    say(f"silence {answer['id']}: {_list(answer['mounts'])} until {_moment(ends)}, {_covers(answer['matches'])}")
-    say(f"end it earlier: watcher unsilence {answer['id']}")
-    for pattern in answer["unmatched"]:
-        warn(f"warning: {shown(pattern)} matches no mount that is watched now; is that what you meant?")
-
-
-def silences(path: str, *, as_json: bool, say: Say) -> None:
-    answer = ask(path, "GET", "silences").or_refuse()
-    if as_json:
-        say(json.dumps(answer, indent=2))
-        return
-    rows = [
-        (s["id"], _until(s["ends"]), _list(s["mounts"], _WIDTH), _covers(s["matches"]), name(s["comment"], 200))
-        for s in answer["silences"]
-    ]
-    for window in answer["quiet"]:
-        days = "" if len(window["days"]) == 7 else f" {', '.join(window['days'])}"
-        span = f"{window['from']} to {window['to']}{days}"
-        said = "quiet now, by the configuration" if window["active"] else "by the configuration"
-        rows.append(("-", span, _list(window["mounts"], _WIDTH), _covers(window["matches"]), said))
-    if not rows:
-        say("no silences")
-        return
-    rows.insert(0, ("ID", "UNTIL", "MOUNTS", "COVERS", "COMMENT"))
-    widths = [max(len(row[n]) for row in rows) for n in range(4)]
-    for row in rows:
-        say("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip())
-
-
-def unsilence(path: str, names: Sequence[str], say: Say) -> None:
-    for wanted in names:
-        answer = ask(path, "DELETE", f"silences/{quote(wanted, safe='', errors='surrogateescape')}")
-        if answer.status == 404:
-            raise Unreachable(f"there is no silence {shown(wanted)}; `watcher silences` lists them")
-        answer.or_refuse()
-        say(f"silence {wanted} ended")
-
-
-def health(path: str, *, as_json: bool, say: Say) -> int:
-    """0 healthy, 1 not. Raises Unreachable if there is no service."""
-    try:
-        answer = ask(path, "GET", "health")
-    except NoAnswer as e:
-        answer = Answer(503, {"healthy": False, "reasons": [str(e)]})
-    if answer.status not in (200, 503) or not isinstance(answer.body, dict):
-        answer.or_refuse()
-        raise Unreachable("the service answers nonsense")
-    if as_json:
-        say(json.dumps(answer.body, indent=2))
-    elif answer.body.get("healthy"):
-        say(f"healthy: {name(str(answer.body.get('status', '')), 500)}")
-    else:
-        for reason in answer.body.get("reasons", []):
-            say(f"UNHEALTHY: {name(str(reason), 500)}")
-    return 0 if answer.body.get("healthy") is True else 1
-
-
 def mount_on(path: str, place: str) -> dict[str, Any] | None:
     """What the service knows of the mount that a path lies on; None if it watches none there.
 
     `place`: "ct:101:/mnt/x", or a path. Raises Unreachable, NoAnswer.
     """
-    query = quote(place, safe="/:", errors="surrogateescape")
-    answer = ask(path, "GET", f"mounts?on={query}").or_refuse()
-    mounts = answer.get("mounts") if isinstance(answer, dict) else None
-    if not isinstance(mounts, list) or not all(isinstance(entry, dict) for entry in mounts):
-        raise Unreachable("the service answers nonsense")
+    mounts = listed(ask(path, "GET", f"mounts?on={quoted(place)}").or_refuse(), "mounts")
     return mounts[0] if mounts else None
 
 
-# ---- times
+def listed(answer: Any, key: str) -> list[dict[str, Any]]:
+    """The entries of an answer. Raises Unreachable if there are none in it."""
+    entries = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Unreachable("the service answers nonsense")
+    return entries
 
 
-def moment_of(text: str, now: datetime) -> datetime:
-    """When it is "18:30" next, or "2026-11-20 18:30", in local time. `now`: naive. Raises ValueError in words."""
-    try:
-        minutes = int(parse_time_of_day(text))
-    except ValueError as e:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError(f'{e} or "2026-11-20 18:30"') from None
-        return moment.astimezone()
-    for days in (0, 1):
-        moment = datetime.combine(_date(now, days), time()) + timedelta(minutes=minutes)
-        if moment > now:
-            break
-    else:
-        raise AssertionError
-    return moment.astimezone()
-
-
-def _date(now: datetime, days: int) -> date:
-    return now.date() + timedelta(days=days)
-
-
-def _until(ends: str) -> str:
-    moment = datetime.fromisoformat(ends).astimezone()
-    left = moment - datetime.now().astimezone()
-    return f"{_moment(moment)} ({duration(left.total_seconds())})"
-
-
-def _moment(moment: datetime) -> str:
-    today = datetime.now().astimezone()
-    return f"{moment:%H:%M}" if moment.date() == today.date() else f"{moment:%a %Y-%m-%d %H:%M}"
-
-
-def _list(patterns: Sequence[str], width: int = 200) -> str:
-    return name(", ".join(patterns), width)
-
-
-def _covers(matches: int) -> str:
-    return count(matches, "mount") if matches else "no mount"
+def quoted(place: str) -> str:
+    """For a query."""
+    return quote(place, safe="/:", errors="surrogateescape")

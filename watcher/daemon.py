@@ -30,6 +30,7 @@ from watcher.core.picture import Picture
 from watcher.core.wording import count
 from watcher.delivery.heartbeat import Heartbeat
 from watcher.delivery.sender import Sender, UnresolvedURL, local_time
+from watcher.doors import open_doors
 from watcher.growing import Growing
 from watcher.instance import Instance, Occupied
 from watcher.introspection import Introspection
@@ -44,7 +45,6 @@ from watcher.model import (
 from watcher.rules import rules_of
 from watcher.settings import Addressed, Settings
 from watcher.silencing import Silencing
-from watcher.status.server import StatusServer
 from watcher.store import Store
 from watcher.systemd import ServiceManager
 from watcher.watching import Watching
@@ -61,6 +61,8 @@ class Daemon:
         self._environ = environ
         self._explicit = explicit_config
         self._service = ServiceManager(environ)
+        self._host = socket.gethostname().partition(".")[0]
+        self._answering: Answering | None = None
         self._mounts: Callable[[], Sequence[Mount]] = tuple  # the host's, as last read
 
     # ---- lifecycle
@@ -125,7 +127,7 @@ class Daemon:
         self._sender = Sender(
             self._incidents,
             self._children,
-            host=socket.gethostname().partition(".")[0],
+            host=self._host,
             env=environment(self._environ),
             group_wait=settings.notify.group_wait,
             max_age=settings.notify.max_age,
@@ -163,7 +165,7 @@ class Daemon:
         )
         self._configure_channels()
         self._tell_trouble()
-        return self._open_socket()
+        return await self._open_doors()
 
     async def _is_only_one(self) -> bool:
         """Whether no other service runs on the same files; held from here on."""
@@ -177,22 +179,27 @@ class Daemon:
             return False
         return True
 
-    def _open_socket(self) -> bool:
-        """Listen for other commands; False if another process does."""
-        path = self._settings.status.socket
+    async def _open_doors(self) -> bool:
+        """Listen for other commands, and on a port; False if another process listens on our socket."""
+        status = self._settings.status
+        path = status.socket if status.socket and self._local(status.socket) is not None else ""
         self._server = None
-        if not path or self._local(path) is None:
+        if not path and not status.listen:
             return True
-        answering = Answering(
-            self._silencing,
-            states=self._picture.snapshot,
+        self._answering = Answering(
+            host=self._host,
+            watching=self._watching,
+            incidents=self._incidents,
+            investigator=self._investigator,
+            sender=self._sender,
+            silencing=self._silencing,
+            store=self._store,
             verdict=self._verdict,
             status=self._status,
             measure=self._measuring.measure,
         )
-        self._server = StatusServer(path, answering)
         try:
-            self._server.open()
+            self._server = await open_doors(status, path, self._answering, self._reader, self._mounts())
         except Occupied as e:
             log.error("%s", e)
             return False
@@ -245,7 +252,9 @@ class Daemon:
         for transition in transitions:
             self._figures.transition(transition)
             self._watching.narrator.transition(transition)
-            self._store.note(transition, wall - (now - transition.at))
+            self._store.note(transition, at := wall - (now - transition.at))
+            if self._answering is not None:
+                self._answering.changed(transition, at)
             # What was told is followed up, whatever the rules say by now.
             begins = transition.change is Change.BEGAN or (
                 transition.change is Change.RESUMED and not self._incidents.holds(transition)
@@ -323,6 +332,7 @@ class Daemon:
         while True:
             self._service.status(self._status())
             self._watching.note_problems()
+            self._watching.latencies.keep(self._picture.tracker.superblocks())
             self._tell_trouble()
             self._continuity.look_at_the_clock()
             if self._incidents.settle(time()):

@@ -20,6 +20,7 @@ from typing import Any
 import aiosqlite
 import msgspec
 
+from watcher.core.chronicle import Entry
 from watcher.core.incident import Incident
 from watcher.core.outbox import Lately, Told
 from watcher.core.saved import Changes, Identity, Known, Passed, Saved, Served, State
@@ -65,6 +66,27 @@ class Database:
             await db.execute("DELETE FROM written")
             await db.execute("INSERT INTO written VALUES (?, ?)", (boot, now))
             await db.execute("COMMIT")
+
+    async def history(self, since: float, limit: int) -> list[Entry]:
+        """What was noted since then, the latest first, at most so many. Raises StoreError."""
+        try:
+            async with self._connection(self._open_existing) as db:
+                rows = await _rows(db, "SELECT 1 FROM sqlite_master WHERE name = 'history'")
+                if not rows:
+                    return []
+                return [
+                    Entry(float(at), str(kind), str(change), tuple(json.loads(places)), _text(source), _text(error))
+                    for at, kind, change, places, source, error in await _rows(
+                        db,
+                        "SELECT at, kind, change, places, source, error FROM history WHERE at >= ? "
+                        "ORDER BY at DESC, rowid DESC LIMIT ?",
+                        (since, limit),
+                    )
+                ]
+        except FileNotFoundError:
+            return []
+        except (TypeError, ValueError) as e:
+            raise CorruptError(f"{self.path} holds what cannot be: {e}") from e
 
     @asynccontextmanager
     async def _connection(self, connect: Callable[[], sqlite3.Connection]) -> AsyncIterator[aiosqlite.Connection]:
@@ -152,8 +174,12 @@ async def _read(db: aiosqlite.Connection) -> Saved:
     return Saved(state)
 
 
-async def _rows(db: aiosqlite.Connection, statement: str) -> Iterable[Any]:
-    return list(await db.execute_fetchall(statement))
+async def _rows(db: aiosqlite.Connection, statement: str, parameters: tuple[Any, ...] = ()) -> Sequence[Any]:
+    return list(await db.execute_fetchall(statement, parameters))
+
+
+def _text(name: bytes) -> str:
+    return os.fsdecode(name)
 
 
 def _health_of(row: Sequence[Any]) -> tuple[Identity, Known]:

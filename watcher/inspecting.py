@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watcher.commands import Refused, config_option
+from watcher.completion import complete_mounts
 
 if TYPE_CHECKING:
     from watcher.core.explain import Address
@@ -64,7 +65,7 @@ def _say(document: Document, lines: Callable[[Document], Iterable[str]], *, as_j
 @click.command("explain")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.argument("path")
+@click.argument("path", shell_complete=complete_mounts)
 @click.pass_context
 def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: str) -> None:
     """Tell all that is known of the mount that PATH lies on.

@@ -86,6 +86,18 @@ class Investigator:
         with anyio.move_on_after(WAIT):
             while matter in self._queued or matter in self._under_way:
                 await self._news.wait()
+        return self._known(matter)
+
+    def known(self, incident: Incident) -> Evidence | None:
+        """What was found out about it lately; nothing is looked for."""
+        matter = _matter_of(incident)
+        return self._known(matter) if matter is not None else None
+
+    def known_of(self, superblock: Superblock) -> Evidence | None:
+        """The same of one mount that is stale."""
+        return self._known((Kind.STALE, superblock, None))
+
+    def _known(self, matter: Matter) -> Evidence | None:
         _, superblock, place = matter
         hanging = _fresh(self._hanging.get(matter))
         if place is not None:

@@ -347,6 +347,13 @@ class Transition:
     context: str = ""  # what other mounts say of it: "the host's own mount of it is ok"; of MISSING: what mounts it
 
 
+class Asked(NamedTuple):
+    """What comes of the wish that a mount be probed now."""
+
+    begins: bool  # a probe is under way, or is about to be
+    why_not: str = ""  # in words
+
+
 @dataclass(frozen=True, slots=True)
 class MountState:
     """One place as it stands now: a row of the table, an entry of the JSON."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from watcher.core.capacity import CapacityState
 from watcher.core.entries import bytes_of, inside, mount_entry, sizes, utc
+from watcher.core.showing import worst_first
 from watcher.core.wording import (
     CAUSES,
     cause_words,
@@ -17,15 +18,16 @@ from watcher.core.wording import (
     printable,
     size,
 )
-from watcher.model import HOST, Container, Kind, MountState, Place, Usage
+from watcher.model import HOST, Cause, Container, Kind, MountState, Place, Usage
 from watcher.once import Findings
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 OK, WARNING, CRITICAL = 0, 1, 2
 
-# Worst first; also the words that people read.
+# The words that people read.
 STATUS_WORDS = {
     "stale": "STALE",
     "missing": "NOT MOUNTED",
@@ -35,7 +37,6 @@ STATUS_WORDS = {
     "denied": "not checkable",
     "ok": "ok",
 }
-_RANK = {status: rank for rank, status in enumerate(STATUS_WORDS)}
 _STYLES = {"stale": "bold red", "missing": "bold red", "unknown": "yellow", "slow": "yellow", "ok": "green"}
 _JSON_STATUSES = ("ok", "readonly", "denied", "stale", "missing", "unknown")
 
@@ -56,10 +57,6 @@ def exit_code(findings: Findings, *, capacity: bool = False) -> int:
         if state.status in ("unknown", "slow") or state.unexpected_readonly:
             worst = WARNING
     return worst
-
-
-def worst_first(states: Sequence[MountState]) -> list[MountState]:
-    return sorted(states, key=lambda s: (_RANK[s.status], s.place))
 
 
 # ---- JSON
@@ -101,8 +98,38 @@ def _capacity_entry(state: CapacityState) -> dict[str, Any]:
 # ---- for people
 
 
+class Row(NamedTuple):
+    """A mount in the table; all of it is fit to be printed."""
+
+    status: str  # as in STATUS_WORDS
+    word: str
+    where: str
+    source: str
+    fstype: str
+    usage: Usage | None
+    latency: float | None
+    cause: str
+
+
 def table(states: Sequence[MountState]) -> Table:
-    """The mounts, worst first. Names are text, never markup."""
+    """The mounts, worst first."""
+    return table_of(
+        Row(
+            state.status,
+            _status(state),
+            _where(state.place, state.container),
+            printable(state.mount.source),
+            printable(state.mount.fstype),
+            state.usage,
+            state.latency,
+            _cause(state),
+        )
+        for state in worst_first(states)
+    )
+
+
+def table_of(mounts: Iterable[Row]) -> Table:
+    """The mounts in this order. Names are text, never markup."""
     from rich.table import Table
     from rich.text import Text
 
@@ -112,19 +139,31 @@ def table(states: Sequence[MountState]) -> Table:
     for heading in ("SIZE", "USED", "LATENCY"):
         rows.add_column(heading, justify="right", no_wrap=True)
     rows.add_column("CAUSE", overflow="fold")
-    for state in worst_first(states):
-        usage = state.usage
+    for row in mounts:
         cells = [
-            _where(state.place, state.container),
-            printable(state.mount.source),
-            printable(state.mount.fstype),
-            size(usage.total) if usage else "-",
-            _share(usage),
-            f"{1000 * state.latency:.1f} ms" if state.latency is not None else "-",
-            _cause(state),
+            row.where,
+            row.source,
+            row.fstype,
+            size(row.usage.total) if row.usage else "-",
+            _share(row.usage),
+            f"{1000 * row.latency:.1f} ms" if row.latency is not None else "-",
+            row.cause,
         ]
-        rows.add_row(Text(_status(state), style=_STYLES.get(state.status, "")), *map(Text, cells))
+        rows.add_row(Text(row.word, style=_STYLES.get(row.status, "")), *map(Text, cells))
     return rows
+
+
+def console() -> Console:
+    """Where tables are printed; who calls it deals with a reader that is gone."""
+    from rich.console import Console as RichConsole
+
+    class Console(RichConsole):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would end the process with 1; the caller knows the verdict
+
+    found = Console(highlight=False, soft_wrap=False)
+    # A pipe has no width to fold at.
+    return found if found.is_terminal else Console(highlight=False, width=2000, no_color=True)
 
 
 def capacity_table(states: Sequence[CapacityState]) -> Table:
@@ -168,24 +207,32 @@ def _where(place: Place, container: Container | None) -> str:
 
 
 def _status(state: MountState) -> str:
-    word = STATUS_WORDS[state.status]
-    if state.unexpected_readonly and state.status != "stale":
+    return status_words(state.status, unexpected_readonly=state.unexpected_readonly, show_only=state.show_only)
+
+
+def status_words(status: str, *, unexpected_readonly: bool, show_only: bool) -> str:
+    word = STATUS_WORDS.get(status, status)
+    if unexpected_readonly and status != "stale":
         word = "READ-ONLY"
-    return f"{word} (shown only)" if state.show_only and state.status not in ("ok", "readonly") else word
+    return f"{word} (shown only)" if show_only and status not in ("ok", "readonly") else word
 
 
 def _cause(state: MountState) -> str:
-    parts = []
-    if state.cause in CAUSES and state.status != "missing":  # which the status says already
-        parts.append(cause_words(Kind.STALE, state.cause))
-    if state.error:
-        parts.append(printable(state.error))
-    if state.stack:
-        parts.append(f"hangs in {' < '.join(state.stack[:3])}")
-    if state.context:
-        parts.append(state.context)
-    if state.stacked > 1:
-        parts.append(f"{count(state.stacked, 'mount')} on this directory")
+    cause = None if state.status == "missing" else state.cause  # which the status says already
+    return why(cause, state.error, state.stack, state.context, state.stacked)
+
+
+def why(cause: Cause | None, error: str, stack: Sequence[str], context: str, stacked: int) -> str:
+    """What is wrong with a mount, on one line."""
+    parts = [cause_words(Kind.STALE, cause)] if cause in CAUSES else []
+    if error:
+        parts.append(printable(error))
+    if stack:
+        parts.append(f"hangs in {' < '.join(map(printable, stack[:3]))}")
+    if context:
+        parts.append(printable(context))
+    if stacked > 1:
+        parts.append(f"{count(stacked, 'mount')} on this directory")
     return "; ".join(parts)
 
 

@@ -6,6 +6,7 @@ daemon's own process. No text that is made here, errors included, holds a secret
 
 from __future__ import annotations
 
+import re
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from watcher.files import read_regular
 from watcher.settings import Addressed, Channel, Section, Settings
 from watcher.values import Percent, format_duration, scheme_of, shown
 
+_SHORTEST_TOKEN: Final = 16  # characters
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _LONGEST: Final = 65536  # bytes of a file with a URL; more is some other file
 
 
@@ -68,14 +71,31 @@ def _url_in(path: str, section: Addressed, remedy: str, content: bytes | None = 
     return text
 
 
+def token_in(path: str, content: bytes | None = None) -> str:
+    """The token in a file. Raises SecretError. Blocks, as `resolve_url` does."""
+    file = shown(path)[1:-1]
+    remedy = f"make one: (umask 077; openssl rand -hex 32 > {shlex.quote(path)})"
+    try:
+        content = read_regular(path, _LONGEST) if content is None else content
+    except OSError as error:
+        raise SecretError(f"[status] token_file: {file}: {error.strerror or 'cannot be read'}; {remedy}") from None
+    token = content.decode("ascii", "replace").strip()
+    if len(token) < _SHORTEST_TOKEN:
+        raise SecretError(f"[status] token_file: {file}: has less than {_SHORTEST_TOKEN} characters; {remedy}")
+    if _TOKEN.fullmatch(token) is None:
+        raise SecretError(f"[status] token_file: {file}: holds more than a token of letters and digits; {remedy}")
+    return token
+
+
 def secret_files(settings: Settings, config_path: str | None) -> list[str]:
     """The files whose permissions matter: those that hold a URL, the configuration only if it does."""
     sections: list[Addressed] = [*settings.notify.channels, settings.heartbeat]
+    token = [settings.status.token_file] if settings.status.token_file is not None else []
     found = [config_path] if config_path is not None and any(s.url is not None for s in sections) else []
-    return list(dict.fromkeys([*found, *(s.url_file for s in sections if s.url_file is not None)]))
+    return list(dict.fromkeys([*found, *(s.url_file for s in sections if s.url_file is not None), *token]))
 
 
-def check_permissions(path: str, mode: int, gid: int, own_gid: int = 0) -> list[str]:
+def check_permissions(path: str, mode: int, gid: int, own_gid: int = 0, what: str = "URL") -> list[str]:
     """Warnings about a file with a secret in it, from its st_mode and st_gid.
 
     Its group may be root's or our own (`own_gid`: a service with an account of its own); another
@@ -90,7 +110,7 @@ def check_permissions(path: str, mode: int, gid: int, own_gid: int = 0) -> list[
     # 600 would shut out the service that reads it through its group.
     right = "640" if gid == own_gid != 0 else "600"
     file = shown(path)[1:-1]
-    return [f"{file}: holds a secret URL, and {who} can {may} it; chmod {right} {shlex.quote(path)}"]
+    return [f"{file}: holds a secret {what}, and {who} can {may} it; chmod {right} {shlex.quote(path)}"]
 
 
 def describe(settings: Settings) -> str:

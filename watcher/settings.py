@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from watcher.addresses import host_fault, is_loopback, listen_fault
 from watcher.core.quiet import MIDNIGHT, WEEK, Window
 from watcher.model import Kind, Pace
 from watcher.values import (
@@ -272,6 +273,22 @@ class Status(Section, frozen=True, kw_only=True):
     """How a running service is asked."""
 
     socket: Annotated[str, string(socket_fault, or_empty=True)] = "/run/mountwatch/watcher.sock"  # "": not at all
+    listen: Annotated[str, string(listen_fault, or_empty=True)] = ""  # address and port; "": none
+    token_file: Annotated[str | None, string(path_fault)] = None
+    hosts: Annotated[tuple[str, ...], list_of(string(host_fault), '["pve1.example.org"]')] = ()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.listen and self.token_file is None and not is_loopback(self.listen):
+            port = self.listen.rpartition(":")[2]
+            yield (
+                "listen",
+                f'{shown(self.listen)} can be reached by other machines; add a token_file, or write "127.0.0.1:{port}"',
+            )
+
+    def oddities(self) -> Iterator[tuple[str, str]]:
+        for key, given in (("token_file", self.token_file is not None), ("hosts", bool(self.hosts))):
+            if given and not self.listen:
+                yield key, "does nothing without listen; add it, or remove this"
 
 
 class Heartbeat(Addressed, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from secrets import randbelow
 from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Protocol
@@ -16,7 +16,7 @@ from watcher.core.incident import Incident
 from watcher.core.quiet import Local, Window
 from watcher.core.silences import Silences, new_id
 from watcher.core.wording import duration, name
-from watcher.model import Silence
+from watcher.model import Place, Silence
 from watcher.values import TimeOfDay
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,10 @@ class Silencing:
     def silenced(self, incident: Incident) -> bool:
         """Whether nothing is to be told of it for now."""
         return self._silences.silenced(incident, self._wall())
+
+    def covered(self, mounts: Mapping[Place, str | None]) -> set[Place]:
+        """Of these mounts (place: server) the ones of which nothing is told for now."""
+        return self._silences.covered(mounts, self._wall())
 
     def active(self) -> list[Silence]:
         """Those that hold, the first to end in front."""

@@ -17,6 +17,7 @@ from time import monotonic, time
 import anyio
 import anyio.to_thread
 
+from watcher.core.chronicle import Entry, newest_first
 from watcher.core.saved import Passed, Saved, State, changes
 from watcher.database import Database
 from watcher.model import Silence, Transition
@@ -52,6 +53,7 @@ class Store:
         self._notice, self._notice_until = "", 0.0
         self._changed = asyncio.Event()
         self._under_way: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[bool] | None = None
 
     @property
     def trouble(self) -> str:
@@ -88,6 +90,33 @@ class Store:
         """An entry for the history. `at`: seconds since the epoch."""
         self._history.append(Passed(at, transition))
         self._changed.set()
+
+    async def history(self, since: float, limit: int) -> tuple[list[Entry], bool]:
+        """What was noted since then, the latest first; and whether that is all: not while the disk gives trouble."""
+        stored: list[Entry] = []
+        complete = self._database is not None and not self._trouble and await self._read(since, limit, stored)
+        return newest_first(stored, self._history, since=since, limit=limit), complete
+
+    async def _read(self, since: float, limit: int, into: list[Entry]) -> bool:
+        """Whether the disk has answered in time. One reading at a time: with a disk that hangs, so does its thread."""
+        deadline = monotonic() + LIMIT / 2
+        while (before := self._reading) is not None and not before.done():
+            done, _ = await asyncio.wait([before], timeout=deadline - monotonic())
+            if not done:
+                return False
+
+        async def read() -> bool:
+            assert self._database is not None
+            try:
+                into.extend(await self._database.history(since, limit))
+            except (StoreError, RuntimeError) as e:  # RuntimeError: no thread to be had
+                log.warning("history: %s", e)
+                return False
+            return True
+
+        task = self._reading = asyncio.create_task(read())
+        done, _ = await asyncio.wait([task], timeout=deadline - monotonic())
+        return bool(done) and task.result()
 
     async def silences(self) -> list[Silence]:
         """The silences that were put and not dropped, those that are over included."""

@@ -19,6 +19,7 @@ import anyio.lowlevel
 from watcher.children import Children
 from watcher.configfile import FileReader
 from watcher.core.figures import Figures
+from watcher.core.latencies import Latencies
 from watcher.core.picture import Picture, merged
 from watcher.core.schedule import sweeps_of
 from watcher.core.vitals import Observations
@@ -26,10 +27,12 @@ from watcher.core.wording import count
 from watcher.expectations import Expectations
 from watcher.model import (
     HOST,
+    Asked,
     Event,
     Mount,
     NamespaceGone,
     Overslept,
+    Place,
     Probe,
     ProbeReport,
     TableRead,
@@ -76,6 +79,8 @@ class Watching:
         self.narrator = Narrator()
         self.seen = Observations(monotonic())
         self._figures = figures
+        self.latencies = Latencies()
+        self.ready = False  # the first table is read, and the first round of probes is back
         self._take_on = take
         self._proc, self._sys = settings.paths.proc, settings.paths.sys
         self._wake, self._wanted = asyncio.Event(), asyncio.Event()
@@ -124,6 +129,12 @@ class Watching:
         self._expectations.configure(settings)
         self._wants_disks = settings.watch.local
 
+    def probe_now(self, place: Place) -> Asked | None:
+        """Ask the mount in this place at once, if that can be; None if it is not watched."""
+        asked = self.picture.ask_now(place, monotonic())
+        self._wake.set()
+        return asked
+
     def note_problems(self) -> None:
         """Say what cannot be watched as it should be, where that is new."""
         self.narrator.problems(merged(self._containers.problems, self.picture.problems(), self._expectations.problems))
@@ -170,6 +181,7 @@ class Watching:
         if isinstance(event, TableUnreadable):
             log.error("cannot read the mount table of %s: %s", event.namespace, event.error)
         if isinstance(event, ProbeReport):
+            self.latencies.note(event)
             void = event.verdict is Verdict.VOID
             self.seen.report(now, void=void)
             if void:
@@ -248,6 +260,7 @@ class Watching:
                     self._tasks.start_soon(self._sweep, probes)
                 await anyio.lowlevel.checkpoint()
                 continue
+            self.ready = self.ready or self.seen.is_idle
             with anyio.move_on_after(None if due is None else due - now):
                 await self._wake.wait()
                 await anyio.sleep(GATHER)
@@ -257,6 +270,7 @@ class Watching:
         sweep = self.seen.sweep_began(began + max(probe.timeout for probe in probes))
         try:
             await self._prober.sweep(probes)
+            self.ready = True
         finally:
             self.seen.sweep_ended(sweep)
             self._figures.sweep(monotonic() - began)

@@ -412,6 +412,19 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
         ),
         # status and heartbeat
         (
+            '[status]\nlisten = "0.0.0.0:9199"',
+            '[status] listen: "0.0.0.0:9199" can be reached by other machines; add a token_file, '
+            'or write "127.0.0.1:9199"',
+        ),
+        (
+            '[status]\nlisten = "localhost:9199"',
+            '[status] listen: "localhost:9199" is no address with a port; write "127.0.0.1:9199" or "[::1]:9199"',
+        ),
+        (
+            '[status]\nlisten = "127.0.0.1:9199"\nhosts = ["https://pve1"]',
+            '[status] hosts[1]: "https://***" is no host name; write one without a port, such as "pve1.example.org"',
+        ),
+        (
             '[status]\nsocket = "watcher.sock"',
             '[status] socket: must be an absolute path; begin it with "/" ("~" is not expanded)',
         ),
@@ -634,6 +647,8 @@ def test_the_example_uncommented_is_the_same() -> None:
     assert len(settings.notify.channels) == 3
     assert [q.window() for q in settings.notify.quiet] == [Window(("server:nas01",), 23 * 60 + 30, 6 * 60)]
     assert settings.heartbeat == Heartbeat(url="https://hc-ping.com/YOUR-UUID")
+    assert (settings.status.listen, settings.status.token_file) == ("127.0.0.1:9199", "/etc/mountwatch/status.token")
+    settings = replace(settings, status=replace(settings.status, listen="", token_file=None))
     notify = replace(settings.notify, channels=(), quiet=())
     assert settings.expect == (Expect(mount="/mnt/nas", source="nas01:/data", fstype="nfs4", ro=False),)
     assert replace(settings, overrides=(), expect=(), heartbeat=Heartbeat(), notify=notify) == AS_EXAMPLE

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from watcher import control
-from watcher.control import Answer, NoAnswer, ask, moment_of
+from watcher.control import Answer, NoAnswer, ask
+from watcher.quieting import moment_of
 
 NOW = datetime.fromisoformat("2026-11-20T15:04:05")
 

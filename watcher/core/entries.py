@@ -5,8 +5,9 @@ Values only. Names stand as `wording.printable` has them, with the bytes beside 
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from watcher.core.filters import server_of
@@ -56,6 +57,12 @@ def detailed_entry(state: MountState, clock_offset: float) -> dict[str, Any]:
         "context": printable(state.context) or None,
         "hanging_since": utc(state.wedged_since + clock_offset) if state.wedged_since is not None else None,
     }
+
+
+def place_id(place: Place) -> str:
+    """A name for the place that can stand in a URL, is always the same, and tells nothing: 96 bits of SHA-256."""
+    digest = sha256(f"{place.namespace}\0{place.mount_point}".encode("utf-8", "surrogateescape")).digest()
+    return urlsafe_b64encode(digest[:12]).decode("ascii")
 
 
 def options_of(mount: Mount) -> str:

@@ -228,6 +228,26 @@ def foremost(incident: Incident) -> Member | None:
     return _first(incident.down) if incident.down and not incident.is_own else None
 
 
+def headline(incident: Incident, host: str, *, now: float, local: Local) -> str:
+    """The title of a message about it as it is."""
+    if incident.closed is None:
+        topic = Topic.PROBLEM if incident.down or incident.is_own else Topic.FLAPPING
+    else:
+        topic = Topic.RECOVERED
+    return compose(News(incident, topic, now), 0, Sender(host, ""), now=now, local=local).title
+
+
+def cause_and_advice(incident: Incident, found: Evidence | None) -> tuple[list[str], list[str]]:
+    """Why it is, and what to do, as a message has them; `found`: about its foremost mount."""
+    if incident.is_own:
+        return [name(m.error or m.reason, 400) for m in incident.members if m.error or m.reason], []
+    if (first := foremost(incident)) is None:
+        return [], []
+    found = _about(first, found)
+    causes = [*_why(first), *cause_lines(first, found), *_hanging(incident.down, first, found)]
+    return causes, advice(first, incident.server, found)
+
+
 def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> list[str]:
     """What hangs on the foremost."""
     if found is None or found.radius is None:

@@ -16,8 +16,10 @@ from watcher.core.tracker import Tracker
 from watcher.core.underneath import Underneath
 from watcher.core.wording import count
 from watcher.model import (
+    Asked,
     Event,
     MountState,
+    Place,
     Probe,
     ProbeReport,
     ProbeStarted,
@@ -96,6 +98,16 @@ class Picture:
         for probe in probes:
             self.handle(ProbeStarted(probe), now)
         return probes
+
+    def ask_now(self, place: Place, now: float) -> Asked | None:
+        """Let this place be probed at once; None if it is not watched."""
+        if (asked := self.tracker.ask_now(place, now)) is not None:
+            return asked
+        if any(state.place == place for part in (self._underneath, self.missing) for state in part.snapshot()):
+            return Asked(False, "it is not mounted, so there is nothing to ask; its mount table is watched")
+        if any(state.place == place for state in self.local.snapshot()):
+            return Asked(False, "a local disk is not asked, so that none is woken; the kernel tells how it is")
+        return None
 
     def next_due(self) -> float | None:
         """When `start_due` or a Tick next has something to do."""

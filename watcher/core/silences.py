@@ -112,6 +112,18 @@ class Silences:
         self._known[incident.number] = incident, (held, windows), answer
         return answer
 
+    def covered(self, mounts: Mapping[Place, str | None], wall: float) -> set[Place]:
+        """Of these mounts (place: server) the ones of which nothing is to be told for now."""
+        patterns = [p for s, p in self._by_id.values() if _holds(s, wall)]
+        windows = self._quiet.active(wall)
+        if not patterns and not windows:
+            return set()
+        return {
+            place
+            for place, server in mounts.items()
+            if any(p.match(place, server) for p in patterns) or self._quiet.cover(place, server, windows)
+        }
+
     def _covered(self, member: Member, patterns: Sequence[MountPatterns], windows: frozenset[int]) -> bool:
         subject = member.subject
         server = server_of(subject.fstype, subject.source)

@@ -16,12 +16,13 @@ from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
 from watcher.core.mountinfo import is_mounted_readonly
 from watcher.core.places import Standing, arrange
 from watcher.core.restored import Restored, identity_of, known_of
-from watcher.core.roster import Roster, may_ask
+from watcher.core.roster import MAX_WEDGED, Roster, may_ask
 from watcher.core.saved import Identity, Known
 from watcher.core.schedule import VOID_RETRY, next_probe
 from watcher.core.showing import show
 from watcher.core.watched import Watched, subject_of
 from watcher.model import (
+    Asked,
     Change,
     Event,
     ExpectedRead,
@@ -152,6 +153,31 @@ class Tracker:
             if standing := watched.way(self._roster.reachable(watched, self._absent)):
                 probes.append(watched.probe(standing, deep=watched.wants_deep(now)))
         return probes
+
+    def ask_now(self, place: Place, now: float) -> Asked | None:
+        """Let the mount in this place be due at once; None if none is watched there."""
+        found = ((w, s) for w in self._roster.inside(place.namespace) for s in w.standings if s.place == place)
+        watched, standing = next(found, (None, None))
+        if watched is None or standing is None:
+            return None
+        if watched.wedged is not None:
+            return Asked(False, "an earlier probe still hangs in it; it is asked again once that has ended")
+        if watched.asked is not None:
+            return Asked(True)
+        if not may_ask(watched, self._roster.crowded()):
+            return Asked(False, f"not probed: {MAX_WEDGED} probes hang already")
+        if (over := self._roster.behind(standing)) is not None:
+            return Asked(False, f"a mount in front of it fails: {over.standings[0].place}")
+        if self._roster.is_frozen(watched, now):
+            return Asked(False, "its container is frozen (a backup does that)")
+        if not self._roster.reachable(watched, self._absent):
+            return Asked(False, ondemand.NOT_ASKED if standing.idles_out else "it is about to be unmounted")
+        watched.next_at = now
+        return Asked(True)
+
+    def superblocks(self) -> Collection[Superblock]:
+        """All that are watched."""
+        return {w.superblock for w in self._roster}
 
     def wants_use(self, now: float) -> bool:
         """Whether a UseRead is to come before `due` is asked."""

@@ -105,6 +105,11 @@ class Observations:
     def sweep_ended(self, sweep: object) -> None:
         self._sweeps.pop(sweep, None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no round of probes is under way."""
+        return not self._sweeps
+
     def signs(self, now: float, *, next_due: float | None, deliveries: Iterable[Delivery]) -> Signs:
         return Signs(
             table_read=None if self._table_read is None else now - self._table_read,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from random import random
 from time import time
+from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -60,9 +61,21 @@ class Channel:
     last_error: str = ""
     ledger: dict[int, Told] = field(default_factory=dict)
     lately: dict[str, Lately] = field(default_factory=dict)  # by group, of what containers serve themselves
+    told: float | None = None  # when it was last told anything, in this run
     served: bool = False
     kicked: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+
+class Outlook(NamedTuple):
+    """How it stands with a channel. Times are seconds since the epoch."""
+
+    name: str
+    due: int  # messages that should be out by now
+    failing_since: float | None
+    last_error: str
+    last_told: float | None  # in this run, or of what is still followed up
+    next_attempt: float | None
 
 
 class Sender:
@@ -167,6 +180,7 @@ class Sender:
         for channel in self._channels.values():
             channel.added += seconds
             channel.retry_at += seconds
+            channel.told = None if channel.told is None else channel.told + seconds
             if channel.failing_since is not None:
                 channel.failing_since += seconds
             channel.ledger = {n: replace(told, at=told.at + seconds) for n, told in channel.ledger.items()}
@@ -230,6 +244,18 @@ class Sender:
             failing = None if channel.failing_since is None else now - channel.failing_since
             found.append(
                 vitals.Delivery(channel.name, failing, waiting if waiting > 0 else None, error=channel.last_error)
+            )
+        return found
+
+    def outlook(self) -> list[Outlook]:
+        """How it stands with each channel, for those who ask."""
+        now, found = self._clock(), []
+        for c in self._channels.values():
+            due = sum(news.due <= now for news in self._pending(c))
+            told = max((entry.at for entry in c.ledger.values()), default=None) if c.told is None else c.told
+            failing = c.failing_since is not None
+            found.append(
+                Outlook(c.name, due, c.failing_since, c.last_error, told, c.retry_at if failing and c.attempt else None)
             )
         return found
 
@@ -323,6 +349,7 @@ class Sender:
         self._attempted(channel.name, delivery.ok)
         if delivery.ok:
             channel.ledger[number] = entry
+            channel.told = now
             self._note_lately(channel, news.incident.group, now)
             again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
             channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""

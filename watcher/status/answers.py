@@ -1,27 +1,18 @@
-"""What is asked and answered, as values and JSON. Knows nothing of HTTP but the numbers of errors."""
+"""What can be asked of the service, and what is answered, as JSON. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qs
 
-import msgspec
-
-from watcher.core.explain import Address, address
+from watcher.core.explain import Address
 from watcher.core.measured import Measured
 from watcher.core.quiet import Window
-from watcher.core.silences import LONGEST, MAX_SILENCES
 from watcher.core.vitals import Verdict
 from watcher.model import Silence
-from watcher.values import TimeOfDay, format_duration, mount_fault, parse_duration, shown
-
-MAX_BODY = 64 * 1024  # bytes
-MAX_PATTERNS = 100
-MAX_PATTERN = 4096  # characters: PATH_MAX
-MAX_COMMENT = 500  # characters
+from watcher.status.feed import Feed
+from watcher.values import TimeOfDay
 
 
 class Health(NamedTuple):
@@ -31,8 +22,32 @@ class Health(NamedTuple):
     figures: Mapping[str, Any]
 
 
+class Probing(NamedTuple):
+    """What comes of the wish that a mount be probed now."""
+
+    mount: dict[str, Any]
+    why_not: str  # empty: it begins, or is under way
+
+
 class Service(Protocol):
-    """What the running service lets others do."""
+    """What the running service lets others do. Mounts are as `core.entries` has them, with what is known beside it."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def feed(self) -> Feed: ...
+
+    def status(self) -> str:
+        """How all is, in one line."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """How many mounts there are of each status."""
+        ...
 
     async def silence(self, patterns: tuple[str, ...], ends: float, comment: str) -> Silence: ...
 
@@ -55,92 +70,38 @@ class Service(Protocol):
     def health(self) -> Health: ...
 
     def mount_on(self, path: Address) -> dict[str, Any] | None:
-        """The watched mount that a path lies on, as `core.entries` has it, with what to do; None if there is none."""
+        """The watched mount that a path lies on, with what to do; None if there is none."""
         ...
 
     def measured(self) -> Measured:
         """For Prometheus."""
         ...
 
+    def mount(self, id: str) -> dict[str, Any] | None:
+        """The mount of this id, with why it fails, as far as that is known, and what to do."""
+        ...
 
-class Problem(Exception):
-    """What was asked cannot be done: a status of HTTP, and why in words."""
+    async def mounts(self) -> list[dict[str, Any]]:
+        """All of them, the worst first."""
+        ...
 
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
+    def probe(self, place: str) -> Probing | None:
+        """Probe one now; None if it is not watched."""
+        ...
 
+    def incidents(self) -> list[dict[str, Any]]:
+        """Open ones first, the newest in front."""
+        ...
 
-def problem(status: int, title: str, detail: str) -> dict[str, Any]:
-    """RFC 9457."""
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    async def history(self, since: float, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """The newest first, and whether it is all there is."""
+        ...
 
+    def channels(self) -> list[dict[str, Any]]: ...
 
-class _NewSilence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    mounts: tuple[str, ...]
-    duration: str | None = None
-    ends: str | None = None
-    comment: str = ""
-
-
-class Wanted(NamedTuple):
-    """A silence that is asked for."""
-
-    patterns: tuple[str, ...]
-    ends: float
-    comment: str
-
-
-def wanted(body: bytes, now: float) -> Wanted:
-    """The silence that a request asks for. Raises Problem."""
-    try:
-        asked = msgspec.convert(json.loads(body), _NewSilence)
-    except msgspec.ValidationError as e:
-        raise Problem(422, str(e)) from None
-    except (ValueError, RecursionError):
-        raise Problem(400, 'not JSON; send such as {"mounts": ["/mnt/*"], "duration": "2h"}') from None
-    if not asked.mounts:
-        raise Problem(422, "mounts is empty; name at least one")
-    if len(asked.mounts) > MAX_PATTERNS:
-        raise Problem(422, f"more than {MAX_PATTERNS} patterns; use wider ones")
-    for pattern in asked.mounts:
-        if len(pattern) > MAX_PATTERN:
-            raise Problem(422, f"{shown(pattern)} has more than {MAX_PATTERN} characters")
-        if wrong := mount_fault(pattern):
-            raise Problem(422, wrong)
-    if len(asked.comment) > MAX_COMMENT:
-        raise Problem(422, f"comment has {len(asked.comment)} characters; write at most {MAX_COMMENT}")
-    return Wanted(asked.mounts, _end(asked, now), asked.comment)
-
-
-def _end(asked: _NewSilence, now: float) -> float:
-    if (asked.duration is None) is (asked.ends is None):
-        raise Problem(422, 'either duration, such as "2h", or ends must be given')
-    if asked.duration is not None:
-        try:
-            ends = now + parse_duration(asked.duration)
-        except ValueError as e:
-            raise Problem(422, str(e)) from None
-    else:
-        try:
-            moment = datetime.fromisoformat(asked.ends or "")
-            if moment.tzinfo is None:
-                raise ValueError
-            ends = moment.timestamp()
-        except (ValueError, OverflowError):
-            raise Problem(422, 'ends must be a time with its zone, such as "2026-11-20T18:30:00Z"') from None
-    if ends <= now:
-        raise Problem(422, "it would be over before it begins; give a time to come")
-    if ends > now + LONGEST:
-        raise Problem(422, f"at most {format_duration(LONGEST)}; what is to stay quiet goes into the configuration")
-    return ends
-
-
-def refuse_if_crowded(number: int) -> None:
-    """Raises Problem if there are too many silences."""
-    if number >= MAX_SILENCES:
-        raise Problem(409, f"there are {number} silences already; end some first")
+    def ready(self) -> bool:
+        """Whether all has been looked at once."""
+        ...
 
 
 def silence_json(silence: Silence, service: Service) -> dict[str, Any]:
@@ -168,25 +129,6 @@ def window_json(window: Window, holds: bool, matches: int) -> dict[str, Any]:
 
 def health_json(health: Health) -> dict[str, Any]:
     return {"healthy": health.verdict.healthy, "reasons": list(health.verdict.reasons), **health.figures}
-
-
-def path_asked(query: str) -> Address:
-    """The path that the query of a request names. Raises Problem."""
-    try:
-        asked = parse_qs(query, keep_blank_values=True, errors="surrogateescape", max_num_fields=4)
-    except ValueError:
-        asked = {}
-    paths = asked.pop("on", [])
-    if asked or len(paths) != 1:
-        raise Problem(400, "name one path, such as ?on=/mnt/media or ?on=ct:101:/mnt/media")
-    try:
-        return address(paths[0])
-    except ValueError as e:
-        raise Problem(422, f"{shown(paths[0])} {e}") from None
-
-
-def mounts_json(entry: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"mounts": [] if entry is None else [entry]}
 
 
 def time_json(wall: float) -> str:

@@ -1,6 +1,6 @@
-"""The routes: HTTP to `answers` and back. The only module here that loads aiohttp; `server` loads it when it is needed.
+"""The routes: HTTP to `queries`, and `answers` back. Loaded with aiohttp when somebody asks.
 
-Clients are root, and still nothing that they send may hold us up: bodies and connections have their limits.
+Nothing that anybody sends may hold us up: `connections` has the limits.
 """
 
 from __future__ import annotations
@@ -15,78 +15,154 @@ from typing import Any
 
 from aiohttp import web
 
-from watcher.status.answers import (
+from watcher.status.access import Access, Asking
+from watcher.status.answers import Service, health_json, silence_json, time_json, window_json
+from watcher.status.connections import Connection, Connections, problem_text
+from watcher.status.page import load
+from watcher.status.queries import (
     MAX_BODY,
     Problem,
-    Service,
-    health_json,
-    mounts_json,
-    path_asked,
-    problem,
+    history_asked,
+    mount_asked,
+    no_query,
+    probe_asked,
     refuse_if_crowded,
-    silence_json,
     wanted,
-    window_json,
 )
 from watcher.status.scraping import Scraping
+from watcher.status.streams import Streams, head
 
 log = logging.getLogger(__name__)
 
 BODY_LIMIT = 5.0  # seconds for the body to arrive
-CONNECTION_LIMIT = 20.0  # seconds, after which a connection ends, whatever comes over it
-MAX_CONNECTIONS = 32
 SHUTDOWN = 1.0  # seconds for requests that are being answered
+
+HEADERS = {
+    # A page of another site can neither frame, run nor misread what is answered here.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """The protocol of each connection to the socket."""
+    """The routes, and the connections that they are asked through."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._page = load()
+        self._streams = Streams(service)
         app = web.Application(middlewares=[self._problems], client_max_size=MAX_BODY)
-        app.add_routes(
-            [
-                web.get("/metrics", Scraping(service).answer),
-                web.get("/api/v1/health", self._health),
-                web.get("/api/v1/mounts", self._mounts),
-                web.get("/api/v1/silences", self._silences),
-                web.post("/api/v1/silences", self._silence),
-                web.delete("/api/v1/silences/{id}", self._unsilence),
-            ]
-        )
+        routes = [
+            web.get("/", self._index),
+            web.get("/api/v1/health", self._health),
+            web.get("/api/v1/mounts", self._mounts),
+            web.get("/api/v1/incidents", self._incidents),
+            web.get("/api/v1/history", self._history),
+            web.get("/api/v1/channels", self._channels),
+            web.get("/api/v1/silences", self._silences),
+            web.post("/api/v1/silences", self._silence),
+            web.delete("/api/v1/silences/{id}", self._unsilence),
+            web.post("/api/v1/probe", self._probe),
+            web.get("/api/v1/events", self._streams.follow, allow_head=False),
+            web.get("/events", self._streams.follow, allow_head=False),
+            web.get("/metrics", Scraping(service).answer),
+            web.get("/healthz", self._healthz),
+            web.get("/readyz", self._readyz),
+        ]
+        for route in routes:
+            route.kwargs["expect_handler"] = _expectation  # aiohttp's own answers before we see the request
+        app.add_routes(routes)
+        app.on_response_prepare.append(_secure)
         self._runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN)
-        self._open: set[_Connection] = set()
+        self._listing: asyncio.Task[bytes] | None = None
+        self._next_listing: asyncio.Task[bytes] | None = None
 
     async def start(self) -> None:
         await self._runner.setup()
 
+    def connections(self, access: Access | None) -> Connections:
+        """What makes the connections of one door with these rules."""
+        server = self._runner.server
+        assert server is not None
+        return Connections(server, access)
+
     async def close(self) -> None:
+        self._streams.close()
         await self._runner.cleanup()
 
-    def connection(self) -> asyncio.Protocol:
-        """One more connection."""
-        server = self._runner.server
-        if server is None or len(self._open) >= MAX_CONNECTIONS:
-            return _Refusal()
-        loop = asyncio.get_running_loop()
-        connection = _Connection(server, loop=loop, access_log=None, logger=_unheard())
-        self._open.add(connection)
-        connection.over = self._open.discard
-        loop.call_later(CONNECTION_LIMIT, connection.expire)
-        return connection
+    async def _index(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._page.body, headers=self._page.headers)
 
-    # ---- routes
-
-    async def _health(self, request: web.Request) -> web.Response:
-        health = self._service.health()
-        return _json(health_json(health), 200 if health.verdict.healthy else 503)
+    # ---- mounts
 
     async def _mounts(self, request: web.Request) -> web.Response:
         # The query as it came: aiohttp's own decoding knows no bytes that are not UTF-8.
-        asked = path_asked(request.rel_url.raw_query_string)
-        return _json(mounts_json(self._service.mount_on(asked)))
+        asked = mount_asked(request.rel_url.raw_query_string)
+        if asked.on is not None:
+            entry = self._service.mount_on(asked.on)
+        elif asked.id is not None:
+            entry = self._service.mount(asked.id)
+            if entry is None:
+                raise Problem(404, "no mount that is watched has this id; it may be gone")
+        else:
+            return web.Response(body=await self._list_of_all(), content_type="application/json")
+        return _json(head(self._service) | {"mounts": [] if entry is None else [entry]})
+
+    async def _list_of_all(self) -> bytes:
+        """The list as it is now or a little later: fifty who ask at once share it."""
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(self._list())
+            return await asyncio.shield(self._listing)
+        # That one was begun before we were asked, and may lack what has happened since.
+        if self._next_listing is None or self._next_listing.done():
+            self._next_listing = asyncio.create_task(self._list_after(self._listing))
+        return await asyncio.shield(self._next_listing)
+
+    async def _list_after(self, before: asyncio.Task[bytes]) -> bytes:
+        await asyncio.wait([before])
+        self._listing, self._next_listing = self._next_listing, None
+        return await self._list()
+
+    async def _list(self) -> bytes:
+        parts = []
+        for n, entry in enumerate(await self._service.mounts()):
+            parts.append(json.dumps(entry))
+            if n % 100 == 99:
+                await asyncio.sleep(0)
+        text = json.dumps(head(self._service))
+        return f'{text[:-1]}, "mounts": [{", ".join(parts)}]}}\n'.encode()
+
+    async def _probe(self, request: web.Request) -> web.Response:
+        place = probe_asked(request.rel_url.raw_query_string)
+        probing = self._service.probe(place)
+        if probing is None:
+            raise Problem(404, "no such mount is watched")
+        if probing.why_not:
+            return _problem(409, probing.why_not, more={"mount": probing.mount})
+        return _json({"mount": probing.mount}, 202)
+
+    # ---- what has happened
+
+    async def _incidents(self, request: web.Request) -> web.Response:
+        no_query(request.rel_url.raw_query_string)
+        return _json({"at": time_json(time()), "incidents": self._service.incidents()})
+
+    async def _history(self, request: web.Request) -> web.Response:
+        now = time()
+        asked = history_asked(request.rel_url.raw_query_string, now)
+        entries, complete = await self._service.history(*asked)
+        return _json({"at": time_json(now), "complete": complete, "entries": entries})
+
+    async def _channels(self, request: web.Request) -> web.Response:
+        no_query(request.rel_url.raw_query_string)
+        return _json({"at": time_json(time()), "channels": self._service.channels()})
+
+    # ---- silences
 
     async def _silences(self, request: web.Request) -> web.Response:
         service = self._service
@@ -114,15 +190,40 @@ class Api:
             raise Problem(404, "there is no silence of this name; it may be over")
         return web.Response(status=204)
 
+    # ---- itself
+
+    async def _health(self, request: web.Request) -> web.Response:
+        health = self._service.health()
+        return _json(health_json(health), 200 if health.verdict.healthy else 503)
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _word(self._service.health().verdict.healthy, "ok", "unhealthy")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return _word(self._service.ready(), "ready", "not all has been looked at yet")
+
+    # ---- all of them
+
     @web.middleware
     async def _problems(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Whatever goes wrong as a body of RFC 9457."""
-        if isinstance(request.protocol, _Connection):
-            request.protocol.asked = True
+        connection, headers = request.protocol, request.headers
+        assert isinstance(connection, Connection)
+        connection.asked = True
         try:
+            if connection.door.access is not None:
+                asking = Asking(
+                    request.method,
+                    request.path,
+                    host=headers.getall("Host", []),
+                    origin=headers.getall("Origin", []),
+                    authorization=headers.getall("Authorization", []),
+                    content_type=request.content_type,
+                )
+                connection.door.access.check(asking)
             return await handler(request)
         except Problem as e:
-            return _problem(e.status, e.detail)
+            return _problem(e.status, e.detail, {"WWW-Authenticate": "Bearer"} if e.status == 401 else None)
         except web.HTTPException as e:
             allowed = {"Allow": e.headers["Allow"]} if "Allow" in e.headers else {}
             return _problem(e.status, _DETAILS.get(e.status, e.reason), allowed)
@@ -132,70 +233,38 @@ class Api:
 
 
 _DETAILS = {
-    404: "there are /api/v1/mounts, /api/v1/silences, /api/v1/silences/ID and /api/v1/health",
+    404: "there are /api/v1/mounts, incidents, history, channels, silences, silences/ID, probe, events and health, "
+    "and /, /events, /metrics, /healthz and /readyz",
     405: "not with this method",
     413: f"the body has more than {MAX_BODY} bytes",
 }
+
+
+async def _expectation(request: web.Request) -> None:
+    """Let who has announced a body send it (RFC 9110, 10.1.1)."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        text = problem_text(HTTPStatus.EXPECTATION_FAILED, "there is nothing to expect but 100-continue")
+        raise web.HTTPExpectationFailed(text=text, content_type="application/problem+json")
+    if request.version >= (1, 1) and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def _secure(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "mountwatch"  # not which versions of what
 
 
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(text=json.dumps(value) + "\n", status=status, content_type="application/json", headers=headers)
 
 
-def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        text=json.dumps(problem(status, HTTPStatus(status).phrase, detail)) + "\n",
-        status=status,
-        content_type="application/problem+json",
-        headers=headers,
-    )
+def _word(good: bool, yes: str, no: str) -> web.Response:
+    return web.Response(text=f"{yes if good else no}\n", status=200 if good else 503)
 
 
-def _raw(status: HTTPStatus) -> bytes:
-    return f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
-
-
-def _unheard() -> logging.Logger:
-    """What aiohttp says of broken requests is of no interest."""
-    logger = logging.getLogger(f"{__name__}.http")
-    logger.setLevel(logging.CRITICAL + 1)
-    return logger
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's, with an end: it has no limit of its own for the head of a request."""
-
-    __slots__ = ("asked", "over")
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.asked = False  # a whole head has come
-        self.over: Callable[[_Connection], None] = lambda connection: None
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.over(self)
-        super().connection_lost(exc)
-
-    def expire(self) -> None:
-        """Its time is up."""
-        if self.transport is None:
-            return
-        if self.asked:
-            self.transport.abort()
-        else:
-            self.transport.write(_raw(HTTPStatus.REQUEST_TIMEOUT))
-            self.transport.close()
-
-
-class _Refusal(asyncio.Protocol):
-    """For one connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        transport.write(_raw(HTTPStatus.SERVICE_UNAVAILABLE))
-        asyncio.get_running_loop().call_later(1.0, transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        # Not earlier: with something unread the other side would see a reset instead of the answer.
-        self._transport.close()
+def _problem(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, more: Mapping[str, Any] | None = None
+) -> web.Response:
+    text = problem_text(HTTPStatus(status), detail, more)
+    return web.Response(text=text, status=status, content_type="application/problem+json", headers=headers)

@@ -1,4 +1,4 @@
-"""The Unix socket: that it is ours alone, that there is one server behind it, and that it costs nothing until asked.
+"""What is listened on: that the Unix socket is ours alone, and that there is one server behind all, free until asked.
 
 aiohttp (13 MB) is loaded when somebody connects for the first time; until then the kernel keeps them waiting. Nothing
 that goes wrong here ends the watching.
@@ -12,12 +12,14 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio.to_thread
 
 from watcher.instance import Occupied, own_directory
+from watcher.status.access import Access
 from watcher.status.answers import Service
 
 if TYPE_CHECKING:
@@ -25,58 +27,90 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PEER_LIMIT = 30_000  # milliseconds for which what was sent may go unacknowledged
 BACKLOG = 128  # connections that the kernel keeps waiting; further ones wait in their connect()
 
 
-class StatusServer:
-    """Answers on a Unix socket."""
+class Door(NamedTuple):
+    """What is listened on, and who may ask through it."""
 
-    def __init__(self, path: str, service: Service) -> None:
-        """`path`: on a local file system."""
-        self._path = path
+    socket: socket.socket
+    access: Access | None  # None: whoever gets there
+
+
+class StatusServer:
+    """Answers on a Unix socket, and on a port."""
+
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._socket: socket.socket | None = None
+        self._doors: list[Door] = []
+        self._path = ""
         self._inode = 0
 
-    def open(self) -> None:
-        """Listen; if that cannot be, say so and go on without. Raises Occupied if another process listens there."""
+    def open(self, path: str) -> None:
+        """Listen on a Unix socket, on a local file system; if that cannot be, say so and go on without.
+
+        Raises Occupied if another process listens there.
+        """
         try:
-            own_directory(os.path.dirname(self._path))
-            _make_way(self._path)
+            own_directory(os.path.dirname(path))
+            _make_way(path)
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             try:
                 os.fchmod(
                     listening.fileno(), 0o600
                 )  # Linux gives these to the file: never anybody else's, not even at first
-                listening.bind(self._path)
+                listening.bind(path)
                 listening.listen(BACKLOG)
-                self._inode = os.lstat(self._path).st_ino  # noqa: TID251  # as above
+                self._inode = os.lstat(path).st_ino  # noqa: TID251  # as above
             except OSError:
                 listening.close()
                 raise
         except OSError as e:
-            log.error("%s: %s; going on without a socket for other commands", self._path, e.strerror or e)
+            log.error("%s: %s; going on without a socket for other commands", path, e.strerror or e)
         else:
-            self._socket = listening
+            self._path = path
+            self._doors.append(Door(listening, None))
+
+    def open_port(self, address: tuple[str, int], access: Access) -> None:
+        """Listen on a port; if that cannot be, say so and go on without."""
+        host, port = address
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Its connections inherit it: a peer that is gone without a word, as a laptop is, is given up.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_LIMIT)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+        except OSError as e:
+            listening.close()
+            log.error("[status] listen: %s: %s; going on without", where, e.strerror or e)
+        else:
+            log.info("answering on http://%s", where)
+            self._doors.append(Door(listening, access))
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        if self._socket is None:
+        if not self._doors:
             return
         api: Api | None = None
+        servers: list[asyncio.Server] = []
         try:
-            await _readable(self._socket)
+            await _readable([door.socket for door in self._doors])
             api = await _load(self._service)
             await api.start()
             loop = asyncio.get_running_loop()
-            server = await loop.create_unix_server(api.connection, sock=self._socket)
-            try:
-                await anyio.sleep_forever()
-            finally:
-                server.close()
+            for listening, access in self._doors:
+                create = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+                servers.append(await create(api.connections(access), sock=listening))
+            await anyio.sleep_forever()
         except Exception:  # whatever it is, mounts are watched without it
             log.exception("the socket for other commands does not work; going on without")
         finally:
+            for server in servers:
+                server.close()
             self.close()
             if api is not None:
                 with anyio.CancelScope(shield=True):
@@ -84,23 +118,27 @@ class StatusServer:
 
     def close(self) -> None:
         """Take the socket away, unless another stands in its place by now."""
-        if self._socket is None:
+        for door in self._doors:
+            door.socket.close()
+        self._doors.clear()
+        if not self._path:
             return
-        self._socket.close()
-        self._socket = None
         with suppress(OSError):
             if os.lstat(self._path).st_ino == self._inode:  # noqa: TID251  # as above
                 os.unlink(self._path)
+        self._path = ""
 
 
-async def _readable(waiting: socket.socket) -> None:
-    """Until somebody connects."""
+async def _readable(waiting: Sequence[socket.socket]) -> None:
+    """Until somebody connects to one of them."""
     loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(waiting.fileno(), arrived.set)
+    for each in waiting:
+        loop.add_reader(each.fileno(), arrived.set)
     try:
         await arrived.wait()
     finally:
-        loop.remove_reader(waiting.fileno())
+        for each in waiting:
+            loop.remove_reader(each.fileno())
 
 
 async def _load(service: Service) -> Api:

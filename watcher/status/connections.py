@@ -1,0 +1,134 @@
+"""The connections of one door (the Unix socket, or a port): how many, how long, and an end for what stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from watcher.status.access import Access
+from watcher.status.queries import problem
+
+CONNECTION_LIMIT = 20.0  # seconds, after which a connection ends, whatever comes over it; who follows events stays
+MAX_CONNECTIONS = 128
+
+
+class Connections:
+    """Makes them. Each door counts its own, so that a crowd at one leaves the other open."""
+
+    def __init__(self, server: web.Server, access: Access | None) -> None:
+        """`access`: its rules; None: whoever gets here may ask all."""
+        self._server = server
+        self.access = access
+        self._open: set[Connection] = set()
+
+    def __call__(self) -> asyncio.Protocol:
+        """One more connection."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            return _Refusal()
+        loop = asyncio.get_running_loop()
+        connection = Connection(self, self._server, loop=loop, access_log=None, logger=_unheard())
+        self._open.add(connection)
+        loop.call_later(CONNECTION_LIMIT, connection.expire)
+        return connection
+
+    @property
+    def streams(self) -> int:
+        return sum(connection.streams for connection in self._open)
+
+    def ended(self, connection: Connection) -> None:
+        self._open.discard(connection)
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's, with an end: it has no limit of its own for the head of a request."""
+
+    __slots__ = ("asked", "door", "lost", "streams")
+
+    def __init__(self, door: Connections, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.door = door
+        self.asked = False  # a whole head has come
+        self.streams = False  # events go out over it, until either side has enough
+        self.lost: Callable[[], object] = bool  # called at its end
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.door.ended(self)
+        self.lost()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What no handler has seen: broken HTTP."""
+        text = problem_text(HTTPStatus(status), "this is no request that can be read" if status < 500 else "a bug")
+        response = web.Response(text=text, status=status, content_type="application/problem+json")
+        response.force_close()
+        return response
+
+    def begin_stream(self, most: int) -> bool:
+        """Whether events may go out over it: not to more than so many at once."""
+        self.streams = self.door.streams < most
+        return self.streams
+
+    def end_stream(self) -> None:
+        self.streams = False
+        self.force_close()
+
+    def drop(self) -> None:
+        """It is too slow: what waits for it is thrown away."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def expire(self) -> None:
+        """Its time is up."""
+        if self.transport is None or self.streams:
+            return
+        if self.asked:
+            self.transport.abort()
+        else:
+            self.transport.write(_raw(HTTPStatus.REQUEST_TIMEOUT, "the head of the request did not arrive in time"))
+            self.transport.close()
+
+
+class _Refusal(asyncio.Protocol):
+    """For one connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        transport.write(_raw(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_CONNECTIONS} connections are open already"))
+        asyncio.get_running_loop().call_later(1.0, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        # Not earlier: with something unread the other side would see a reset instead of the answer.
+        self._transport.close()
+
+
+def problem_text(status: HTTPStatus, detail: str, more: Mapping[str, Any] | None = None) -> str:
+    """The body of RFC 9457, with more members if there are."""
+    return json.dumps(problem(status.value, status.phrase, detail) | dict(more or {})) + "\n"
+
+
+def _raw(status: HTTPStatus, detail: str) -> bytes:
+    body = problem_text(status, detail).encode()
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/problem+json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    ).encode() + body
+
+
+def _unheard() -> logging.Logger:
+    """What aiohttp says of broken requests is of no interest."""
+    logger = logging.getLogger(f"{__name__}.http")
+    logger.setLevel(logging.CRITICAL + 1)
+    return logger
