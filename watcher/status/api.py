@@ -209,7 +209,7 @@ class Api:
         """Whatever goes wrong as a body of RFC 9457."""
         connection, headers = request.protocol, request.headers
         assert isinstance(connection, Connection)
-        connection.asked = True
+        connection.asked, connection.received = True, 0
         try:
             if connection.door.access is not None:
                 asking = Asking(

@@ -16,6 +16,7 @@ from watcher.status.queries import problem
 
 CONNECTION_LIMIT = 20.0  # seconds, after which a connection ends, whatever comes over it; who follows events stays
 MAX_CONNECTIONS = 128
+MAX_RECEIVED = 128 * 1024  # bytes of one request; aiohttp 3.11 takes any number of header fields
 
 
 class Connections:
@@ -48,12 +49,13 @@ class Connections:
 class Connection(web.RequestHandler):
     """aiohttp's, with an end: it has no limit of its own for the head of a request."""
 
-    __slots__ = ("asked", "door", "lost", "streams")
+    __slots__ = ("asked", "door", "lost", "received", "streams")
 
     def __init__(self, door: Connections, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.door = door
         self.asked = False  # a whole head has come
+        self.received = 0  # bytes since the last whole head
         self.streams = False  # events go out over it, until either side has enough
         self.lost: Callable[[], object] = bool  # called at its end
 
@@ -61,6 +63,17 @@ class Connection(web.RequestHandler):
         self.door.ended(self)
         self.lost()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """More has come: too much for one request is not even read."""
+        self.received += len(data)
+        if self.received <= MAX_RECEIVED:
+            super().data_received(data)
+        elif self.transport is not None and not self.transport.is_closing():
+            if not self.asked:
+                words = f"a request has {MAX_RECEIVED} bytes at most"
+                self.transport.write(_raw(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, words))
+            self.transport.close()
 
     def handle_error(
         self,
