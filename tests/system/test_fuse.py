@@ -15,7 +15,7 @@ from tests.fakes.fuse import NO_INIT, FuseServer
 from tests.system.net import mountinfo, pids, run
 from tests.system.table import Row
 from tests.system.waiting import wait_until
-from tests.system.watching import ERROR, KERNEL, LAG, QUICK, SILENCE, Control, Watch, once, outage
+from tests.system.watching import ERROR, KERNEL, LAG, QUICK, SILENCE, Control, Watch, nothing, once, outage
 
 Note = Callable[[Row], None]
 NOBODY = 65534
@@ -99,15 +99,13 @@ async def test_the_far_end_of_an_sshfs_stops(row: Note) -> None:
 async def test_sshfs_is_killed_and_started_again(row: Note) -> None:
     with sshfs() as place:
 
-        def start() -> None:
-            run("umount", "-l", str(place))
-            start_sshfs(place)
-
         def kill() -> None:
             send(signal.SIGKILL, "sshfs")
 
         # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
-        told = await outage(place, kill, start, says="FUSE PROCESS DEAD", within=ERROR, ends="ok")
+        told = await outage(
+            place, kill, lambda: start_sshfs(place), as_told=True, says="FUSE PROCESS DEAD", within=ERROR, ends="ok"
+        )
     row(told.row(51, "sshfs: killed; then mounted anew", "FUSE PROCESS DEAD"))
 
 
@@ -188,8 +186,9 @@ async def test_a_fuse_process_that_never_finishes_its_start(tmp_path: Path, fuse
         fuse.mount(str(place), mode=NO_INIT, source="gvfsd-fuse", fstype="fuse.other")
         told = await watch.outage(
             place,
-            lambda: None,
-            lambda: run("umount", "-l", str(place)),
+            nothing,
+            nothing,
+            as_told=True,
             ends="unmounted",
         )
         await watch.service.wait_until(lambda: not watch.service.children(), "no probe is left")

@@ -224,6 +224,7 @@ class Watch:
         breaks: Callable[[], object],
         mends: Callable[[], object],
         *,
+        as_told: bool = False,
         begins: str = "🔴",
         ends: str = " ok after ",
         inside: Sequence[str] = (),
@@ -231,6 +232,7 @@ class Watch:
     ) -> Told:
         """Break and mend: the message of each, and the control's words in between.
 
+        `as_told`: first the commands of the alarm are run, as an administrator would; `mends` is what is left then.
         `begins`, `ends`: what stands in the titles of the two. `inside`: what stands before a command that is to run
         in the container whose `place` it is. `back_within`: seconds that the kernel may take until `stat -f` answers.
         """
@@ -243,6 +245,8 @@ class Watch:
             alarm_after = time.monotonic() - began
             said = control.since(began)
             assert begins in alarm.title, self.messages
+            if as_told:
+                await asyncio.to_thread(follow, alarm)
             await asyncio.to_thread(mends)
             await asyncio.to_thread(until_it_answers, str(place), inside, back_within)
             back = time.monotonic()
@@ -261,6 +265,7 @@ async def outage(
     *,
     says: str,
     within: float,
+    as_told: bool = False,
     on: Sequence[str] = ("stale",),
     begins: str = "🔴",
     ends: str = " ok after ",
@@ -269,10 +274,24 @@ async def outage(
     """With default settings: one alarm that says this within so many seconds, one recovery in time, and no more."""
     async with Watch([str(place)], on=on) as watch:
         await watch.status("1 ok")
-        told = await watch.outage(place, breaks, mends, begins=begins, ends=ends, back_within=back_within)
+        told = await watch.outage(
+            place, breaks, mends, as_told=as_told, begins=begins, ends=ends, back_within=back_within
+        )
         assert len(watch.messages) == 2, watch.messages
     told.judge(says, within)
     return told
+
+
+def nothing() -> None:
+    """What is left to do where the commands of an alarm do all."""
+
+
+def follow(alarm: GotifyMessage) -> None:
+    """Do what an alarm says is to be done, as it stands there; "then start what mounts it again" is the test's."""
+    [advice] = [line for line in alarm.message.splitlines() if line.startswith("Do: ")]
+    commands = re.split(r"[,;] then start what mounts it again", advice.removeprefix("Do: "))[0]
+    done = subprocess.run(["sh", "-ec", commands], cwd="/", capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, (commands, done.stdout, done.stderr)
 
 
 def until_it_answers(place: str, inside: Sequence[str] = (), limit: float = PATIENCE) -> None:

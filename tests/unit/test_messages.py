@@ -379,7 +379,7 @@ def test_what_was_found_out_and_what_to_do_are_never_cut_off(number: int, late: 
     assert "Host /mnt/0" in lines
     assert "10.0.0.5:2049 accepts connections, but this mount gets no answer" in lines
     assert "Do: see to the NFS service on nas01; hard mounts resume alone" in lines
-    assert "To give it up: umount -fl /mnt/0; mount /mnt/0" in lines
+    assert "To give it up: umount -fl /mnt/0; mount -t nfs -o vers=4.2 nas01:/0 /mnt/0" in lines
     assert "Quiet: watcher silence --server nas01 --for 2h" in lines
     assert (lines[-1] == "Told late") is late
 

@@ -14,7 +14,7 @@ from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
 from watcher.core.roster import OLD
 from watcher.core.wording import container_name, count, name, place_order
-from watcher.model import HOST, Cause, Kind, Place
+from watcher.model import HOST, Cause, Kind, Place, Subject
 
 MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
 _NO_PROCESS = "No process serves it"
@@ -111,7 +111,7 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
     if member.context == OLD:
         return [f"Do: {_reboot(place)}"]
     subject, inside, quoted = member.subject, inside_of(place), shlex.quote(place.mount_point)
-    again = _mounts_again(place, found)
+    again = _mounts_again(member, place, found)
     if subject.fstype.startswith("fuse") and (lines := _fuse_advice(member, place, found)):
         return lines
     who = name(server) if server else "what serves it"
@@ -180,7 +180,7 @@ def _service(fstype: str) -> str:
     return {"nfs": "NFS", "nfs4": "NFS", "cifs": "SMB", "smb3": "SMB", "ceph": "Ceph monitor"}.get(fstype, "file")
 
 
-def _mounts_again(place: Place, found: Evidence | None) -> str:
+def _mounts_again(member: Member, place: Place, found: Evidence | None) -> str:
     """What brings it back once it is unmounted: a command, or who does it by himself."""
     quoted = shlex.quote(place.mount_point)
     if pve_storage(place):
@@ -188,10 +188,23 @@ def _mounts_again(place: Place, found: Evidence | None) -> str:
     match found.origin if found is not None else Origin.UNKNOWN:
         case Origin.AUTOMOUNT:
             return "the next access mounts it again"
+        case Origin.UNKNOWN if found is not None and (command := _anew(member.subject, place)):
+            return command
         case Origin.UNIT if place.namespace == HOST and len(unit := mount_unit(place.mount_point)) <= 200:
             return f"systemctl start {shlex.quote(unit)}"
         case _:
             return f"{inside_of(place)}mount {quoted}"
+
+
+def _anew(subject: Subject, place: Place) -> str:
+    """The whole command for what no file has, where it needs no secret; "" where there is none, or too much of it."""
+    if subject.fstype not in NFS or place.namespace != HOST or name(subject.source, 200) != subject.source:
+        return ""
+    version, options = option(subject.options, "vers"), subject.options.split(",")
+    words = [f"vers={version}"] if version else []
+    words += [word for word in ("ro", "soft", "softerr") if word in options]
+    how = f" -o {shlex.quote(','.join(words))}" if words else ""
+    return f"mount -t nfs{how} {shlex.quote(subject.source)} {shlex.quote(place.mount_point)}"
 
 
 def inside_of(place: Place) -> str:
