@@ -16,9 +16,11 @@ from time import monotonic, time
 import anyio
 
 from watcher.children import Children
+from watcher.configfile import may_hang_on
+from watcher.core.explain import base_of
 from watcher.core.filters import Filter
 from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
-from watcher.core.incident import LOST, SEES_DISK, Incident, Member
+from watcher.core.incident import SEES_DISK, Incident, Member
 from watcher.core.incidents import Incidents
 from watcher.core.places import superblock_of
 from watcher.core.wording import place_order
@@ -44,6 +46,8 @@ class _Watched:
 
     place: Place  # of the member
     next_at: float  # by the monotonic clock
+    said: Place  # where that is written, for people
+    disk: str = ""  # the mount point of what it lies in
     looks: Looks = field(default_factory=Looks)
     times: int = 0
 
@@ -95,7 +99,7 @@ class Growing:
         self._watched = {s: w for s, w in self._watched.items() if s in wanted and w.place == wanted[s]}
         for slot, place in wanted.items():
             if slot not in self._watched:
-                self._watched[slot] = _Watched(place, now + (FIRST if slot in stale else 0.0))
+                self._watched[slot] = _Watched(place, now + (FIRST if slot in stale else 0.0), place)
 
     def _wanted(self) -> Iterator[tuple[Slot, Place, bool]]:
         for incident in self._incidents.open:
@@ -114,7 +118,7 @@ class Growing:
                 continue
             watched.times += 1
             watched.next_at = now + pause(watched.times)
-            if (job := self._job(incidents[slot[0]], slot[1], chosen)) is not None:
+            if (job := self._job(incidents[slot[0]], slot[1], chosen, watched)) is not None:
                 jobs.append((slot, job))
         jobs.sort(key=lambda pair: pair[1].place.namespace)
         changes = False
@@ -123,12 +127,12 @@ class Growing:
             found = await look_into(
                 [job for _, job in pairs], self._children, entries=MAX_ENTRIES, seconds=SECONDS, patience=PATIENCE
             )
-            for (slot, job), there in zip(pairs, found, strict=True):
-                changes = self._take(slot, job, there) or changes
+            for (slot, _), there in zip(pairs, found, strict=True):
+                changes = self._take(slot, there) or changes
         if changes:
             self._changed()
 
-    def _take(self, slot: Slot, job: Job, there: Found) -> bool:
+    def _take(self, slot: Slot, there: Found) -> bool:
         watched = self._watched.get(slot)
         if watched is None:
             return False
@@ -139,36 +143,38 @@ class Growing:
         now, offset = monotonic(), time() - monotonic()
         look = Look(now, there.bytes, there.free, there.newest - offset, is_whole=not there.cut)
         before, watched.looks = watched.looks.worst, watched.looks.take(look)
-        growth = watched.looks.growth(job.place, job.base.mount_point, offset)
+        growth = watched.looks.growth(watched.said, watched.disk, offset)
         if growth is not None and growth.gravity > before:
             level = logging.ERROR if growth.gravity is Gravity.SOON_FULL else logging.WARNING
             log.log(level, "%s", words(growth, watched.place, "", f"{local_time(growth.since):%H:%M}"))
         return self._incidents.note_growth(*slot, growth)
 
-    def _job(self, incident: Incident, slot: int, chosen: Filter) -> Job | None:
+    def _job(self, incident: Incident, slot: int, chosen: Filter, watched: _Watched) -> Job | None:
         """The directory under a member, if it can be looked at."""
         member = next((m for m in incident.failing if m.slot == slot), None)
-        if member is None:
+        table = self._tables(watched.place.namespace)
+        if member is None or table is None:
             return None
-        place, mount, table = self._place_of(member)
-        if table is None or (mount is None and any(m.mount_point == place.mount_point for m in table.mounts)):
+        place = watched.place
+        there = [m for m in table.mounts if m.mount_point == place.mount_point]
+        if member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK):
+            return self._seen_disk(member, there[-1], table, watched) if there else None
+        on_it = [m for m in there if superblock_of(m) == member.subject.superblock]
+        if there and not on_it:
             return None  # something else stands there, or it is back
-        return job_of(place, mount, table, chosen)[0]
+        job, _, _ = job_of(place, on_it[-1] if on_it else None, table, chosen)
+        if job is not None:
+            watched.disk = job.base.mount_point
+        return job
 
-    def _place_of(self, member: Member) -> tuple[Place, Mount | None, TableRead | None]:
-        """(the directory, what stands on it, the table in which that is)."""
-        place = _first(member)
-        if member.kind is Kind.MISSING:
-            return place, None, self._tables(place.namespace)
-        sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
-        table = self._tables(HOST if sees_disk else place.namespace)
-        if table is None:
-            return place, None, None
-        mounts = [m for m in table.mounts if sees_disk or m.mount_point == place.mount_point]
-        mounts = [m for m in mounts if superblock_of(m) == member.subject.superblock]
-        if not mounts:
-            return place, None, table if member.error.startswith(LOST) else None
-        return Place(table.namespace, mounts[-1].mount_point), mounts[-1], table
+    def _seen_disk(self, member: Member, bind: Mount, table: TableRead, watched: _Watched) -> Job | None:
+        """What a container has in place of a mount of the host's is the directory under that."""
+        host = self._tables(HOST)
+        over = [m for m in host.mounts if superblock_of(m) == member.subject.superblock] if host is not None else []
+        if host is None or not over or (base := base_of(over[-1], host.mounts)) is None or may_hang_on(bind.fstype):
+            return None
+        watched.said, watched.disk = Place(HOST, over[-1].mount_point), base.mount_point
+        return Job(watched.place, None, bind, table.container)
 
 
 def _first(member: Member) -> Place:

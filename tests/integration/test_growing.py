@@ -99,3 +99,24 @@ async def test_a_container_that_writes_to_its_own_disk(site: Site, lxc: Containe
             told = await until_told(gotify, "written to underneath")
             assert await service.end() == 0
     assert f"CT {ct.ctid} arr writes to its root disk under /films: " in told.message
+
+
+async def test_a_container_that_writes_to_the_disk_under_the_hosts_mount(
+    site: Site, lxc: Containers, disk: str
+) -> None:
+    os.makedirs(site.place("nas"))
+    ct = lxc.start("", name="arr", binds={site.place("nas"): "/data"})
+    share, last = site.mount("nas", source="nas01:/media"), site.mount("last")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url}, on=("stale", "vanished"), lxc=lxc)
+        async with site.service() as service:
+            await asked(share, last)
+            await until_told(gotify, f"CT {ct.ctid} arr /data NOT MOUNTED")
+            for number in range(1000):
+                await asyncio.to_thread(ct.write, f"/data/{number}", 1 << 20)
+                with contextlib.suppress(TimeoutError):
+                    await gotify.wait_for(2, 0.3)
+                    break
+            told = await until_told(gotify, "written to underneath")
+            assert await service.end() == 0
+    assert f"CT {ct.ctid} arr writes to the host's disk on {disk} under {share.mount_point}: " in told.message

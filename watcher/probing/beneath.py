@@ -4,10 +4,14 @@ Of our own mount namespace if PID is 0, else of that process's, which it enters.
 lies in, without the mounts on it (open_tree(2)), and so never touches what is mounted there. It may hang with its disk,
 and is expected to be killed. Standard library only; it must not import the project.
 
-Standard input, NUL-terminated fields, six per job: id, the id of the mount that the directory lies in, that mount's
-mount point, the directory's path, how many milliseconds and how many entries to look at. Standard output, one line of
-JSON for each job: {"id", "files", "bytes", "names", "cut", "free", "newest"}, or {"id", "step", "errno"}; `free`: bytes
-of the file system, `newest`: when something of what was looked at changed last, in seconds since the epoch.
+A directory on which nothing is mounted needs none of that, and is reached through /proc/PID/root: the service's own
+unit lets it neither clone mounts nor enter mount namespaces.
+
+Standard input, NUL-terminated fields, seven per job: 1 if something is mounted there, id, the id of the mount that the
+directory lies in, that mount's mount point, the directory's path, how many milliseconds and how many entries to look
+at. Standard output, one line of JSON for each job: {"id", "files", "bytes", "names", "cut", "free", "newest"}, or
+{"id", "step", "errno"}; `free`: bytes of the file system, `newest`: when something of what was looked at changed last,
+in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -48,25 +52,43 @@ def _call(result: int) -> int:
     return result
 
 
-def enter(pid: int, start_time: int) -> None:
-    """Go into that process's mount namespace, if its pid is not another's by now."""
+def enter(pid: int, start_time: int, *, whole: bool) -> str:
+    """Go into that process's mount namespace, if its pid is not another's by now; its root, by a path that is ours.
+
+    `whole`: False only gives the root.
+    """
     process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     if int(fields[19]) != start_time:
         raise ProcessLookupError(3, os.strerror(3))
+    if not whole:
+        return f"/proc/self/fd/{os.open('root', os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)}"
     namespace = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     _call(_libc.setns(namespace, CLONE_NEWNS))  # os.setns came with 3.12
     os.close(namespace)
     os.close(process)
+    return "/"
 
 
 class Looker:
     """Does the jobs, one after the other."""
 
-    def __init__(self, fdinfo: int) -> None:
+    def __init__(self, fdinfo: int, root: str) -> None:
         """`fdinfo`: our own, opened in the procfs of the host: a container's is not to be believed."""
         self._fdinfo = fdinfo
+        self._root = root
+
+    def look_open(self, mount_id: int, path: str, seconds: float, entries: int) -> dict[str, object]:
+        """Into a directory on which nothing is mounted; "other" if something is by now."""
+        fd = self._walk(path, mount_id, "/")
+        try:
+            top = os.open(".", _DIRECTORY, dir_fd=fd)
+        except OSError as e:
+            raise StepError("open", e.errno or 0) from None
+        finally:
+            os.close(fd)
+        return _count(top, time.monotonic() + seconds, entries)
 
     def look(self, mount_id: int, base: str, path: str, seconds: float, entries: int) -> dict[str, object]:
         directory, _, leaf = path.rpartition("/")
@@ -87,9 +109,9 @@ class Looker:
 
     def _walk(self, path: str, mount_id: int, base: str) -> int:
         """An O_PATH descriptor of a directory of that mount, reached without following one symlink."""
-        if path and not (path == base or path.startswith(base.rstrip("/") + "/")):
+        if path and base != "/" and not (path == base or path.startswith(base.rstrip("/") + "/")):
             raise StepError("walk", _ELOOP)
-        fd = os.open("/", _PATH)
+        fd = os.open(self._root, os.O_PATH | os.O_CLOEXEC)
         try:
             for part in path.split("/"):
                 if part:
@@ -180,7 +202,7 @@ def _count(top: int, deadline: float, entries: int) -> dict[str, object]:
 
 def _jobs() -> list[list[str]]:
     fields = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\0")
-    return [fields[n : n + 6] for n in range(0, len(fields) - 5, 6)]
+    return [fields[n : n + 7] for n in range(0, len(fields) - 6, 7)]
 
 
 def main() -> None:
@@ -188,17 +210,22 @@ def main() -> None:
     jobs = _jobs()
     fdinfo = os.open("/proc/self/fdinfo", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     trouble: OSError | None = None
+    root = "/"
     if pid:
         try:
-            enter(pid, start_time)
+            root = enter(pid, start_time, whole=any(covered == "1" for covered, *_ in jobs))
         except OSError as e:
             trouble = e
-    looker = Looker(fdinfo)
-    for name, mount_id, base, path, milliseconds, entries in jobs:
+    looker = Looker(fdinfo, root)
+    for covered, name, mount_id, base, path, milliseconds, entries in jobs:
         try:
             if trouble is not None:
                 raise StepError("enter", trouble.errno or 0)
-            found = looker.look(int(mount_id), base, path, int(milliseconds) / 1000, int(entries))
+            limits = int(milliseconds) / 1000, int(entries)
+            if covered == "1":
+                found = looker.look(int(mount_id), base, path, *limits)
+            else:
+                found = looker.look_open(int(mount_id), path, *limits)
         except StepError as e:
             found = {"step": e.step, "errno": e.code}
         except OSError as e:

@@ -88,7 +88,14 @@ async def look_into(
         except OSError as e:
             return found + [Found(error=f"no child can be started: {e.strerror}") for _ in jobs]
         fields = [
-            (str(n), str(job.base.mount_id), job.base.mount_point, job.place.mount_point, str(int(1000 * seconds)))
+            (
+                str(int(job.mount is not None)),
+                str(n),
+                str(job.base.mount_id),
+                job.base.mount_point,
+                job.place.mount_point,
+                str(int(1000 * seconds)),
+            )
             for n, job in enumerate(jobs)
         ]
         text = "".join("".join(f"{field}\0" for field in (*job, str(entries))) for job in fields)
