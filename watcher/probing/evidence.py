@@ -21,7 +21,7 @@ from watcher.core.evidence import Daemon, Evidence, Findings, Origin, Port, Ques
 from watcher.core.mountstats import NFS
 from watcher.model import HOST, Mount, Superblock
 
-LIMIT = 2.0  # seconds for the child: a connection has one of them
+LIMIT = 4.0  # seconds for the child: a connection has one of them, starting it on a slow machine another
 MAX_OUTPUT = 1 << 20  # bytes of what it says
 CONNECTIONS = "/sys/fs/fuse/connections"  # fusectl
 
