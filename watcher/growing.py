@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from time import monotonic, time
@@ -23,7 +24,7 @@ from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
 from watcher.core.incident import SEES_DISK, Incident, Member
 from watcher.core.incidents import Incidents
 from watcher.core.places import superblock_of
-from watcher.core.wording import place_order
+from watcher.core.wording import place_name, place_order
 from watcher.delivery.sender import local_time
 from watcher.model import HOST, Kind, Mount, Place, TableRead
 from watcher.probing.covered import Found, Job, job_of, look_into
@@ -93,7 +94,7 @@ class Growing:
 
     def _arrange(self, now: float) -> None:
         """Take up what is new, and let go of what is over."""
-        listed = list(self._wanted())[:MAX_LOOKED]
+        listed = by_turns(self._wanted())[:MAX_LOOKED]
         wanted = {slot: place for slot, place, _ in listed}
         stale = {slot for slot, _, is_stale in listed if is_stale}  # nothing can get past it at once
         self._watched = {s: w for s, w in self._watched.items() if s in wanted and w.place == wanted[s]}
@@ -120,7 +121,7 @@ class Growing:
             watched.next_at = now + pause(watched.times)
             if (job := self._job(incidents[slot[0]], slot[1], chosen, watched)) is not None:
                 jobs.append((slot, job))
-        jobs.sort(key=lambda pair: pair[1].place.namespace)
+        jobs.sort(key=lambda pair: (pair[1].place.namespace != HOST, pair[1].place.namespace))
         changes = False
         for _, group in groupby(jobs, key=lambda pair: pair[1].place.namespace):
             pairs = list(group)
@@ -139,6 +140,7 @@ class Growing:
         if there.error:
             if not there.is_absent:  # which somebody may make, and write to
                 watched.next_at = math.inf  # a child that hangs with its disk is enough
+                log.info("not looked at what is written under %s: %s", place_name(watched.place), there.error)
             return False
         now, offset = monotonic(), time() - monotonic()
         look = Look(now, there.bytes, there.free, there.newest - offset, is_whole=not there.cut)
@@ -175,6 +177,17 @@ class Growing:
             return None
         watched.said, watched.disk = Place(HOST, over[-1].mount_point), base.mount_point
         return Job(watched.place, None, bind, table.container)
+
+
+def by_turns(wanted: Iterable[tuple[Slot, Place, bool]]) -> list[tuple[Slot, Place, bool]]:
+    """The host's first one, then each container's, then the second of each: nobody's many leave others unseen."""
+    taken, ordered = Counter[str](), list[tuple[int, bool, tuple[Slot, Place, bool]]]()
+    for one in wanted:
+        namespace = one[1].namespace
+        ordered.append((taken[namespace], namespace != HOST, one))
+        taken[namespace] += 1
+    ordered.sort(key=lambda ranked: ranked[:2])
+    return [one for *_, one in ordered]
 
 
 def _first(member: Member) -> Place:

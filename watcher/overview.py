@@ -60,7 +60,9 @@ def _watch_on_terminal(path: str) -> None:
     from rich.text import Text
 
     with Live(console=console(), auto_refresh=False, screen=True, vertical_overflow="ellipsis") as live:
-        for _ in follow(path):
+        for kind, _ in follow(path):
+            if kind == "change":
+                continue  # a summary comes after it, and but one after hundreds
             answer = ask(path, "GET", "mounts").or_refuse()
             head = Text(f"{_time(answer['at']):%H:%M:%S}  {_line(answer)}", style="bold")
             live.update(Group(head, Text(), table_of(map(_row, listed(answer, "mounts")))), refresh=True)

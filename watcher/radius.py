@@ -25,9 +25,11 @@ from watcher.sources import users
 LIMIT = 3.0  # seconds
 LINE_LIMIT = 1 << 20  # bytes
 TOTAL = 1 << 25  # bytes
+FOR_PROCESSES = 0.6  # of the time; the rest is for the configurations
 # Ours hang in it as well, and are of no interest.
 _OWN = [str(Path(probe_child.__file__).with_name(name)) for name in ("child.py", "inside.py")]
 _CUT = "there are too many processes to look for all that have files open on it; those that wait in it are all there"
+_LOST = "there are too many processes to look for all that wait in it or have files open on it"
 _NO_END = "what is configured on it could not all be read in time"
 
 
@@ -61,6 +63,7 @@ async def look(
         "wanted": [(one.device, one.fstype) for one in wanted],
         "directories": paths.lxc_config,
         "storage": paths.storage,
+        "seconds": limit * FOR_PROCESSES,
     }
     said, has_ended = _Said([], [], [], []), False
     try:
@@ -131,8 +134,12 @@ def _radius(
         maybe=int(found.get("maybe", 0)),
         docker=tuple(Docker(str(d), f"ct:{ctid}" if ctid else HOST) for d, ctid in found.get("docker", ())),
         jobs=tuple(jobs),
-        unknown=(*([_CUT] if found.get("cut") else []), *([] if has_ended else [_NO_END])),
+        unknown=(*_unseen(found), *([] if has_ended else [_NO_END])),
     )
+
+
+def _unseen(found: Mapping[str, Any]) -> list[str]:
+    return [_LOST] if found.get("lost") else [_CUT] if found.get("cut") else []
 
 
 def _take(path: str, text: bytes, there: list[Storage], guests: list[Guest]) -> None:

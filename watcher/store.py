@@ -214,6 +214,10 @@ class Store:
             self._in_trouble(str(e))
         except (StoreError, RuntimeError) as e:  # RuntimeError: no thread to be had
             self._in_trouble(str(e))
+        except Exception:  # a bug here must be seen, and must not pass for written
+            if not self._trouble:
+                log.exception("state: cannot be kept")
+            self._in_trouble("a bug (see the log)")
         else:
             if self._trouble:
                 log.info("state: back on disk (%s)", self._path)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.fakes.fuse_server import mount, unmount
 from tests.integration.looking import Command, notes_of_ours, of_ours
 from tests.integration.service import Outcome, Site
 from watcher.control import ask
+from watcher.probing import child as probe_child
 
 pytestmark = pytest.mark.kernel
 
@@ -260,6 +262,45 @@ def test_what_hangs_on_it(
         shown = command.run("explain", f"{ct.namespace}:/media").stdout
         assert "  Hangs on it: PVE storage nas01; CT 105 arr (mp0), VM 200 win (disk); " in shown
         assert notes_of_ours(told["notes"]) == []
+
+
+_SLEEP = "import time; print('there', flush=True); time.sleep(1000)"
+_DEEP = """import os, resource, sys, time
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+there = os.getcwd()
+os.chdir(sys.argv[1])
+while len(os.getcwd()) < 4000:
+    os.mkdir("a")
+    os.chdir("a")
+held = [os.open(".", os.O_PATH) for _ in range(min(limit, 4200) - 100)]
+while os.getcwd() != sys.argv[1]:  # its name stays what it was
+    os.chdir("..")
+    os.rmdir("a")
+os.chdir(there)
+print("there", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_who_wants_to_hold_up_the_search_or_be_taken_for_ours(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command, tmp_path: Path
+) -> None:
+    """Thousands of descriptors of paths of thousands of parts; our child's own command line, as a container has it."""
+    nas = fuse.mount(mount_dir("mnt/nas"))
+    sleep = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", _SLEEP, probe_child.__file__]
+    with contextlib.ExitStack() as processes:
+        for argv in ([sys.executable, "-c", _DEEP, str(tmp_path)], sleep):
+            process = subprocess.Popen(argv, cwd=nas.mount_point, stdout=subprocess.PIPE)
+            processes.enter_context(process)
+            processes.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"there\n"
+        told = command.run("explain", "--json", nas.mount_point).document
+    found = told["radius"]
+    assert sorted(p["name"].rstrip("0123456789.") for p in found["processes"]) == ["python", "python", "unshare"]
+    assert found["users"] == 3
+    assert [note for note in notes_of_ours(told["notes"]) if "in time" in note] == []
 
 
 def test_a_configuration_that_hangs_costs_its_time_only(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:

@@ -9,18 +9,39 @@ from typing import Any, cast
 from tests.integration.service import LIMIT
 from watcher.status.answers import Service
 from watcher.status.api import Api
-from watcher.status.feed import MAX_QUEUED, Feed, Listener, event_text
+from watcher.status.feed import MAX_WAITING, Feed, Listener, event_text
 
 
 def test_a_queue_has_an_end() -> None:
     feed, dropped = Feed(), list[str]()
     slow, quick = Listener(lambda: dropped.append("slow")), Listener(lambda: dropped.append("quick"))
     feed.join(slow)
-    for _ in range(MAX_QUEUED):
-        feed.change(lambda: {"kind": "stale"})
+    for _ in range(4):
+        feed.tell(b"x" * (MAX_WAITING // 4))
     feed.join(quick)
-    feed.change(lambda: {"kind": "stale"})
+    assert (dropped, len(feed)) == ([], 2)
+    feed.tell(b"x")
     assert (dropped, len(feed)) == (["slow"], 1)
+
+
+async def test_what_has_been_taken_waits_no_more() -> None:
+    feed, dropped = Feed(), list[str]()
+    listener = Listener(lambda: dropped.append("quick"))
+    feed.join(listener)
+    for _ in range(10):
+        feed.tell(b"x" * (MAX_WAITING // 2))
+        assert await listener.next()
+    assert (dropped, len(feed)) == ([], 1)
+
+
+async def test_when_a_server_dies_with_a_thousand_mounts_who_reads_is_told_of_each() -> None:
+    feed, dropped = Feed(), list[str]()
+    listener = Listener(lambda: dropped.append("quick"))
+    feed.join(listener)
+    for number in range(1000):  # in one turn of the loop
+        feed.change(lambda number=number: {"place": f"/mnt/{number}", "error": "x" * 300})  # type: ignore[misc]
+    assert dropped == []
+    assert [b"id: %d\n" % n in await listener.next() for n in range(1, 1001)] == [True] * 1000
 
 
 def test_nothing_is_put_into_words_while_nobody_listens() -> None:

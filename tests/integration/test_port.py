@@ -8,14 +8,18 @@ import json
 import socket
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.fakes.fuse import fails
 from tests.integration.asking import Address, Reply, connect, events, request, send
 from tests.integration.service import LIMIT, Service, Site
-from watcher.status.connections import MAX_CONNECTIONS
+from tests.integration.test_feed import Bare
+from watcher.status import connections
+from watcher.status.answers import Service as StatusService
+from watcher.status.api import Api
+from watcher.status.connections import MAX_CONNECTIONS, MAX_REFUSALS, Connection
 
 pytestmark = pytest.mark.kernel
 
@@ -192,6 +196,75 @@ async def half_a_request(address: Address) -> int:
     with suppress(OSError):
         return (await send(address, b"GET /api/v1/mounts HTTP/1.1\r\nHost: local")).status
     return 0
+
+
+async def test_of_a_crowd_that_goes_on_most_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With a descriptor for each of them none would be left for probes, tables and the other door.
+    monkeypatch.setattr(connections, "REFUSAL_LIMIT", 10 * LIMIT)
+    api = Api(cast(StatusService, Bare()))
+    await api.start()
+    server = await asyncio.get_running_loop().create_server(api.connections(None), "127.0.0.1", 0)
+    address: Address = server.sockets[0].getsockname()
+    crowd = [await connect(address) for _ in range(MAX_CONNECTIONS + MAX_REFUSALS + 100)]
+    said = []
+    for reader, _ in crowd[MAX_CONNECTIONS:]:
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(LIMIT):
+                said.append(await reader.readline())
+    assert said.count(b"HTTP/1.1 503 Service Unavailable\r\n") == MAX_REFUSALS
+    for _, writer in crowd:
+        writer.close()
+    server.close()
+    await api.close()
+
+
+async def test_what_is_asked_ahead_does_not_pile_up() -> None:
+    # Else what one client sends within its 20 s is gigabytes of requests that wait.
+    api = Api(cast(StatusService, Bare()))
+    await api.start()
+    made: list[Connection] = []
+
+    def make() -> asyncio.Protocol:
+        connection = door()
+        assert isinstance(connection, Connection)
+        made.append(connection)
+        return connection
+
+    door = api.connections(None)
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    address: Address = server.sockets[0].getsockname()
+    reader, writer = await connect(address)
+    writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+    most = 0
+    with suppress(ConnectionResetError):  # with aiohttp 3.11; a later one lets them wait in the kernel
+        async with asyncio.timeout(LIMIT):
+            while await reader.readline():
+                most = max(most, len(made[0]._messages))
+                if most and not made[0]._messages:
+                    break
+    writer.close()
+    server.close()
+    await api.close()
+    assert most <= 64
+
+
+async def test_a_connection_that_is_kept_open_ends_with_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api(cast(StatusService, Bare()))
+    await api.start()
+    server = await asyncio.get_running_loop().create_server(api.connections(None), "127.0.0.1", 0)
+    address: Address = server.sockets[0].getsockname()
+    reader, writer = await connect(address)
+    async with asyncio.timeout(LIMIT):
+        for age in (LIMIT, LIMIT, -1):
+            monkeypatch.setattr(connections, "LAST_ANSWER", age)
+            writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert (b"\r\nConnection: close\r\n" in head) is (age == -1)  # so that nothing is asked over it any more
+            await reader.readuntil(b"}\n")
+        assert await reader.read() == b""
+    writer.close()
+    server.close()
+    await api.close()
 
 
 async def test_a_storm_of_bad_clients_disturbs_nothing(site: Site) -> None:

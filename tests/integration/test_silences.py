@@ -214,6 +214,7 @@ REFUSED = [
     (["silence", "/mnt/x", "--until", "2020-01-01 00:00"], "over before it begins"),
     (["silence", "mnt/x", "--for", "2h"], 'mount points begin with "/"'),
     (["silence", "/mnt/x", "--for", "2h", "--comment", "x" * 501], "at most 500"),
+    (["silence", "/mnt/x", "--for", "2h", "--comment", "\udcff"], "bytes that are not UTF-8"),
     (["unsilence"], "Missing argument"),
     (["--once", "silences"], "--once does not go with silences"),
 ]

@@ -302,6 +302,22 @@ async def test_a_disk_that_becomes_read_only(small_disk: Path, hasty: None) -> N
     assert list((await kept(path)).silences) == ["a"]
 
 
+async def test_what_cannot_be_written_for_a_bug_does_not_pass_for_written(
+    tmp_path: Path, hasty: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.db"
+    async with running(path) as (store, _):
+        await store.put_silence(Silence("a", ("*",), 0, 1, "\ud800"))  # which no database takes
+        await store.recorded()
+        assert store.trouble.startswith("a bug (see the log); it goes on in memory")
+        await store.drop_silence("a")
+        await until_well(store)
+        await store.put_silence(Silence("b", ("*",), 0, 1))
+        await store.recorded()
+    assert list((await kept(path)).silences) == ["b"]
+    assert [r.message for r in caplog.records if r.exc_info] == ["state: cannot be kept"]  # once
+
+
 async def test_what_a_directory_stands_in_the_way_of(tmp_path: Path, hasty: None) -> None:
     path = tmp_path / "file" / "state.db"
     path.parent.write_text("")

@@ -21,7 +21,8 @@ from collections.abc import Callable
 
 CLONE_FILES, CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x400, 0x20000, 0x4000000, 0x40000000  # linux/sched.h
 PTRACE_TRACEME = 0
-SYS_BPF, SYS_IO_URING_SETUP = 321, 425  # x86_64
+SYS_BPF, SYS_IO_URING_SETUP, SYS_OPEN_TREE = 321, 425, 428  # x86_64
+AT_FDCWD, OPEN_TREE_CLONE = -100, 1  # linux/fcntl.h, linux/mount.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,15 +53,17 @@ def _thread() -> None:
     thread.join()
 
 
-def _network() -> None:
-    with open("/proc/self/ns/net") as namespace:
-        _call("setns", namespace.fileno(), CLONE_NEWNET)
+def _enter(name: str, kind: int) -> None:
+    with open(f"/proc/self/ns/{name}") as namespace:
+        _call("setns", namespace.fileno(), kind)
 
 
 WORKS: dict[str, Callable[[], object]] = {
     "a child": lambda: subprocess.run(["/bin/true"], check=True),
     "a thread with descriptors of its own": _thread,
-    "the network namespace of another": _network,
+    "the network namespace of another": lambda: _enter("net", CLONE_NEWNET),
+    "the mount namespace of another": lambda: _enter("mnt", CLONE_NEWNS),
+    "a copy of a mount": lambda: _call("syscall", SYS_OPEN_TREE, AT_FDCWD, b"/", OPEN_TREE_CLONE),
     "a database": _database,
     "a callback of ctypes": _callback,
     "TLS": ssl.create_default_context,
@@ -70,7 +73,6 @@ WORKS: dict[str, Callable[[], object]] = {
 REFUSED: dict[str, Callable[[], object]] = {
     "mount": lambda: _call("mount", b"none", b"/mnt", b"tmpfs", 0, None),
     "umount": lambda: _call("umount2", b"/proc", 0),
-    "a mount namespace": lambda: _call("unshare", CLONE_NEWNS),
     "a host name of one's own": lambda: _call("unshare", CLONE_NEWUTS),
     "tracing": lambda: _call("ptrace", PTRACE_TRACEME, 0, None, None),
     "BPF": lambda: _call("syscall", SYS_BPF, 0, None, 0),

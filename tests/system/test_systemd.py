@@ -113,7 +113,7 @@ async def test_the_unit_is_clean_and_as_closed_as_it_claims(unit: Unit, capsys: 
     assert verified == (0, "", "")
     exposed = await exposure()
     say(capsys, f"exposure {exposed}")
-    assert exposed <= 4.6  # what each tenth is for stands in the README
+    assert exposed <= 4.8  # what each tenth is for stands in the README
 
 
 async def exposure() -> float:
@@ -378,7 +378,7 @@ async def test_hosts_without_containers_can_close_it_further(unit: Unit, place: 
     shutil.copy(units.SOURCE.with_name("without-containers.conf"), units.DROP_INS)
     await unit.reload()
     assert (await command("systemd-analyze", "verify", NAME)) == (0, "", "")
-    assert await exposure() <= 3.8
+    assert await exposure() <= 4.0
     mounted = place.mount("nas")
     unit.configure([place.pattern])
     await unit.systemctl("start")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from watcher import control
-from watcher.control import Answer, NoAnswer, ask
+from watcher.control import Answer, NoAnswer, Unreachable, ask
+from watcher.overview import watch
 from watcher.quieting import moment_of
 
 NOW = datetime.fromisoformat("2026-11-20T15:04:05")
@@ -44,6 +46,40 @@ def test_a_moment_may_bring_its_zone() -> None:
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(ValueError, match=r'is not a time of day; write one such as "01:00" or "18:30" or "2026-11-20'):
         moment_of(text, NOW)
+
+
+# ---- what it is asked while it goes on
+
+
+def test_a_thousand_changes_are_not_a_thousand_times_the_list(
+    listening: socket.socket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    kinds = ["hello", *["change"] * 1000, "summary"]
+    bodies = {
+        "/api/v1/events": "".join(f"event: {kind}\ndata: {{}}\n\n" for kind in kinds),
+        "/api/v1/mounts": json.dumps({"at": "2026-11-20T15:04:05Z", "status": "watching 0 mounts", "mounts": []}),
+    }
+
+    def serve() -> None:
+        for _ in range(3):
+            connection, _ = listening.accept()
+            with connection:
+                path = connection.recv(65536).split()[1].decode()
+                asked.append(path)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(bodies[path])}\r\n\r\n"
+                connection.sendall((head + bodies[path]).encode())
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes what comes for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(control, "ANSWER_LIMIT", 5.0)
+    serving = threading.Thread(target=serve)
+    serving.start()
+    with pytest.raises(Unreachable, match="the service has ended"):
+        watch(listening.getsockname(), as_json=False, say=print)
+    serving.join()
+    assert asked == ["/api/v1/events", "/api/v1/mounts", "/api/v1/mounts"]
+    assert "15:04:05" in capsys.readouterr().out
 
 
 # ---- a service that is busy: the queue of those who wait for it is full

@@ -314,7 +314,7 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
         (
             failing(NAS, Cause.STALE_HANDLE),
             {"origin": Origin.AUTOMOUNT},
-            ["Do: umount -l /mnt/nas; the next access mounts it again"],
+            ["Do: umount -l /mnt/nas # the next access mounts it again"],
         ),
         (
             failing(NAS, Cause.STALE_HANDLE),
@@ -362,9 +362,9 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
                 "To give it up: echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c",
             ],
         ),
-        (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT}; then start what mounts it again"]),
-        (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT}; then start what mounts it again"]),
-        (failing(CLOUD, stack=INIT), {}, ["Do: fusermount3 -uz /mnt/cloud; then start what mounts it again"]),
+        (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
+        (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
+        (failing(CLOUD, stack=INIT), {}, ["Do: fusermount3 -uz /mnt/cloud # then start what mounts it again"]),
     ],
 )
 def test_what_to_do(member: Member, found: dict[str, object], lines: list[str]) -> None:

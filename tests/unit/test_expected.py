@@ -172,7 +172,7 @@ def test_storages_are_those_that_pve_keeps_mounted_on_this_node() -> None:
 
 def test_a_storage_is_mended_by_pve_itself() -> None:
     [nfs] = from_storages(b"nfs: nas01\n\tserver nas01\n\texport /x\n", "pve3")
-    assert nfs.mend == "pvesm status --storage nas01; to do without it: pvesm set nas01 --disable 1"
+    assert nfs.mend == "pvesm status --storage nas01 # to do without it: pvesm set nas01 --disable 1"
     assert nfs.origin == "PVE storage nas01"
     [disk] = from_storages(b"dir: usb\n\tpath /mnt/usb\n\tis_mountpoint 1\n", "pve3")
     assert disk.mend == "mount /mnt/usb"

@@ -15,6 +15,7 @@ from watcher.core.incident import Condition, Incident, Member
 from watcher.core.incidents import Incidents
 from watcher.core.outbox import News, Topic, news_of, told_now
 from watcher.core.wording import printable
+from watcher.growing import MAX_LOOKED, MAX_OF_INCIDENT, by_turns
 from watcher.model import HOST, Cause, Kind, Place, Subject, Superblock
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -196,3 +197,14 @@ def test_it_is_noted_of_what_is_down_only() -> None:
     assert shifted.members[0].growth == GROWTH.shifted(100.0)
     ended = Incidents([replace(incident(None, Condition.OK), closed=9.0)])
     assert not ended.note_growth(1, 0, GROWTH)
+
+
+def test_containers_with_many_leave_room_for_the_host_and_for_others() -> None:
+    """Ten containers that miss all that they can, and only then the host and one more."""
+    many = [((ct, slot), Place(f"ct:{ct}", f"/{slot}"), False) for ct in range(10) for slot in range(MAX_OF_INCIDENT)]
+    last = [((20, 0), Place(HOST, "/mnt/nas"), False), ((21, 0), Place("ct:120", "/data"), False)]
+    chosen = by_turns([*many, *last])[:MAX_LOOKED]
+    assert chosen[0] == last[0]
+    assert last[1] in chosen
+    assert len(many) > MAX_LOOKED
+    assert sorted(by_turns([*many, *last])) == sorted([*many, *last])

@@ -412,9 +412,9 @@ def test_where_it_hangs() -> None:
     [
         (NAS01, Cause.TIMEOUT, "Do: revive nas01; hard mounts resume alone"),
         (CIFS, Cause.TIMEOUT, "Do: revive nas01"),
-        (RCLONE, Cause.TIMEOUT, "Do: see to the process that serves it; to give it up: umount -l /mnt/cloud"),
+        (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud"),
         (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb; mount /mnt/smb"),
-        (RCLONE, Cause.DISCONNECTED, "Do: umount -l /mnt/cloud, then start what mounts it again"),
+        (RCLONE, Cause.DISCONNECTED, "Do: umount -l /mnt/cloud # then start what mounts it again"),
         (NAS01, Cause.REFUSED, "Do: see on nas01 whether this host may still use nas01:/data"),
         (NAS01, Cause.IO_ERROR, "Do: see dmesg here, and nas01"),
         (subject("/mnt/a b'c"), Cause.STALE_HANDLE, """Do: umount -l '/mnt/a b'"'"'c'; mount '/mnt/a b'"'"'c'"""),
@@ -431,7 +431,10 @@ def test_where_it_hangs() -> None:
 )
 def test_advice(about: Subject, cause: Cause, advice: str) -> None:
     server = None if about is RCLONE else "nas01"
-    assert told(Topic.PROBLEM, incident(member(about, cause=cause), server=server)).body.splitlines()[-2] == advice
+    body = told(Topic.PROBLEM, incident(member(about, cause=cause), server=server)).body.splitlines()
+    assert body[-2] == advice
+    if "mount " in advice:  # a line is copied whole: to a shell, "; then" is an error, and none of it is done
+        assert "then" not in shlex.split(advice.partition(": ")[2], comments=True)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +501,7 @@ def test_a_container_sees_the_disk_under_a_mount() -> None:
     assert message.title == "🟠 pve3: CT 105 arr /data NOT MOUNTED"
     assert message.body.splitlines()[-3:-1] == [
         "Sees the disk under nas01:/data: it was started before the host had mounted that",
-        "Do: pct reboot 105; what it wrote there meanwhile is on the host's disk, under the mount",
+        "Do: pct reboot 105 # what it wrote there meanwhile is on the host's disk, under the mount",
     ]
 
 

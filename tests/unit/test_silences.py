@@ -10,7 +10,7 @@ from tests.unit.mounts import subject, transition
 from watcher.core.incident import Incident
 from watcher.core.incidents import Incidents
 from watcher.core.quiet import Window
-from watcher.core.silences import ALPHABET, ID_LENGTH, REMEMBERED, Silences, matching, new_id
+from watcher.core.silences import ALPHABET, ID_LENGTH, MAX_SILENCES, REMEMBERED, Silences, matching, new_id
 from watcher.model import HOST, Change, Kind, Place, Silence, Subject, Superblock
 
 WALL = 1_000_000.0
@@ -128,6 +128,13 @@ def test_one_that_is_over_is_forgotten_after_a_while() -> None:
     assert silences.ids == {"abcd"}
     assert [s.id for s in silences.prune(WALL + HOUR + REMEMBERED)] == ["abcd"]
     assert silences.ids == frozenset()
+
+
+def test_who_sets_and_ends_them_all_day_fills_no_memory() -> None:
+    silences = Silences(at_utc, [silence("*", ends=WALL + n, name=f"s{n}") for n in range(MAX_SILENCES + 3)])
+    silences.add(silence("*", name="held"))
+    assert [s.id for s in silences.prune(WALL + MAX_SILENCES + 3)] == ["s0", "s1", "s2"]
+    assert len(silences.ids) == MAX_SILENCES + 1
 
 
 # ---- quiet windows

@@ -1,7 +1,7 @@
 """Why a mount fails and what to do about it, in lines for a message: the words of `evidence`.
 
-Commands are to be copied, so whatever is in them is quoted for a shell, and none stands in a message that would have to
-be shortened or escaped.
+Commands are to be copied, so whatever is in them is quoted for a shell, what is said of them stands behind a "#", as a
+comment, since lines are copied whole, and none stands in a message that would have to be shortened or escaped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from watcher.model import HOST, Cause, Kind, Place, Subject
 
 MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
 _NO_PROCESS = "No process serves it"
+_START = " # then start what mounts it again"
 
 
 def pve_storage(place: Place) -> str:
@@ -105,7 +106,7 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
     # Only the core's own words say so: a container's name for things is in no advice.
     sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
     if sees_disk:
-        return [f"Do: {_reboot(place)}; what it wrote there meanwhile is on the host's disk, under the mount"]
+        return [f"Do: {_reboot(place)} # what it wrote there meanwhile is on the host's disk, under the mount"]
     if member.kind is not Kind.STALE:
         return []
     if member.context == OLD:
@@ -123,12 +124,12 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
             force = "-fl" if subject.fstype in NFS else "-l"
             return [
                 f"Do: see to the {_service(subject.fstype)} service on {who}{resumes}",
-                f"To give it up: {inside}umount {force} {quoted}; {again}",
+                f"To give it up: {inside}umount {force} {quoted}{again}",
             ]
         case Cause.TIMEOUT:
             return [f"Do: revive {who}{resumes}"]
         case Cause.STALE_HANDLE:
-            return [f"Do: {inside}umount -l {quoted}; {again}"]
+            return [f"Do: {inside}umount -l {quoted}{again}"]
         case Cause.REFUSED:
             return [f"Do: see on {who} whether this host may still use {name(subject.source)}"]
         case _:
@@ -142,19 +143,19 @@ def _fuse_advice(member: Member, place: Place, found: Evidence | None) -> list[s
         # Frees whoever hangs in it; that the mount is taken away does not.
         abort = f"echo 1 > /sys/fs/fuse/connections/{found.question.connection}/abort; "
     if member.cause is Cause.DISCONNECTED:
-        return [f"Do: {inside}umount -l {quoted}, then start what mounts it again"]
+        return [f"Do: {inside}umount -l {quoted}{_START}"]
     if member.cause is not Cause.TIMEOUT:
         return []
     give_up = f"{abort}{inside}umount -l {quoted}"
     if never_started(member.stack):
         # Without the abort whatever looks at the mount point first would hang; fusermount3(1) does not look.
         give_up = give_up if abort else f"{inside}fusermount3 -uz {quoted}"
-        return [f"Do: {give_up}; then start what mounts it again"]
+        return [f"Do: {give_up}{_START}"]
     daemons = found.daemons if found is not None else None
     if daemons == ():
-        return [f"Do: {give_up}; then start what mounts it again"]
+        return [f"Do: {give_up}{_START}"]
     if not daemons:
-        return [f"Do: see to the process that serves it; to give it up: {give_up}"]
+        return ["Do: see to the process that serves it", f"To give it up: {give_up}"]
     daemon = daemons[0]
     # A process in a container names its unit itself: no command for the host comes of that.
     there = daemon.system and daemon.inside == (place.namespace != HOST)
@@ -181,19 +182,19 @@ def _service(fstype: str) -> str:
 
 
 def _mounts_again(member: Member, place: Place, found: Evidence | None) -> str:
-    """What brings it back once it is unmounted: a command, or who does it by himself."""
+    """What brings it back once it is unmounted: a further command, or who does it by himself."""
     quoted = shlex.quote(place.mount_point)
     if pve_storage(place):
-        return "PVE mounts it again"
+        return " # PVE mounts it again"
     match found.origin if found is not None else Origin.UNKNOWN:
         case Origin.AUTOMOUNT:
-            return "the next access mounts it again"
+            return " # the next access mounts it again"
         case Origin.UNKNOWN if found is not None and (command := _anew(member.subject, place)):
-            return command
+            return f"; {command}"
         case Origin.UNIT if place.namespace == HOST and len(unit := mount_unit(place.mount_point)) <= 200:
-            return f"systemctl start {shlex.quote(unit)}"
+            return f"; systemctl start {shlex.quote(unit)}"
         case _:
-            return f"{inside_of(place)}mount {quoted}"
+            return f"; {inside_of(place)}mount {quoted}"
 
 
 def _anew(subject: Subject, place: Place) -> str:

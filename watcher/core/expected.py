@@ -183,7 +183,7 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
         mend = mount_command(path)
         if kind != "dir":
             quoted = shlex.quote(storage)
-            mend = f"pvesm status --storage {quoted}; to do without it: pvesm set {quoted} --disable 1"
+            mend = f"pvesm status --storage {quoted} # to do without it: pvesm set {quoted} --disable 1"
         origin = f"PVE storage {name(storage, 40)}"
         readonly = None if kind == "dir" else _is_ro(keys.get("options", ""))
         found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend, readonly=readonly))

@@ -43,8 +43,14 @@ def server_of(fstype: str, source: str) -> str | None:
     return None
 
 
+def closed(glob: str) -> str:
+    """The same pattern with no "[" that nothing closes: `translate` looks for the end of each through all the rest."""
+    head, end, tail = glob.rpartition("]")
+    return head + end + tail.replace("[", "[[]")
+
+
 def _any_of(globs: Iterable[str]) -> Callable[[str], bool]:
-    patterns = [translate(glob) for glob in globs]
+    patterns = [translate(closed(glob)) for glob in globs]
     if not patterns:
         return lambda _: False
     match = re.compile("|".join(patterns)).match

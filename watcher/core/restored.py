@@ -54,7 +54,9 @@ def known_of(watched: Watched, standing: Standing, *, answered: bool) -> Known:
     """What a later run should know. Times are of this run's clock."""
     health = watched.health
     stale = health.reach in ALARMED and not standing.show_only
-    readonly = watched.readonly_since if watched.is_unexpectedly_readonly(standing) else None
+    readonly = watched.readonly_since  # mostly none, and then the options need not be looked at
+    if readonly is not None and not watched.is_unexpectedly_readonly(standing):
+        readonly = None
     if not stale:
         reach = Reach.OK if health.reach is Reach.OK else Reach.UNKNOWN
         return Known(answered, reach, readonly_since=readonly)

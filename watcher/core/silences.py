@@ -80,8 +80,9 @@ class Silences:
         return self._quiet.active(wall)
 
     def prune(self, wall: float) -> list[Silence]:
-        """Forget those that are over for long; they are given back."""
-        old = [s for s, _ in self._by_id.values() if s.ends + REMEMBERED <= wall]
+        """Forget those that are over for long, or that are over and too many; they are given back."""
+        over = sorted((s for s, _ in self._by_id.values() if not _holds(s, wall)), key=lambda s: s.ends)
+        old = [s for n, s in enumerate(over) if s.ends + REMEMBERED <= wall or n < len(over) - MAX_SILENCES]
         for silence in old:
             del self._by_id[silence.id]
         return old

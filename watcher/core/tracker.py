@@ -6,6 +6,7 @@ how probes are run, nor who is told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -185,16 +186,18 @@ class Tracker:
 
     def next_due(self) -> float | None:
         """When `due`, a Tick or a UseRead next has something to do."""
-        times = [due] if (due := self._departed.next_due()) is not None else []
+        due = self._departed.next_due()
+        soonest = math.inf if due is None else due
         crowded = self._roster.crowded()
         for watched in self._roster:
             if (overdue := watched.health.overdue_at(watched.pace, self._grace_until)) is not None:
-                times.append(overdue)
-            if not may_ask(watched, crowded):
+                soonest = min(soonest, overdue)
+            # Whether it may be asked costs more to know, and of most it is of no interest.
+            if watched.next_at >= soonest or not may_ask(watched, crowded):
                 continue
             if self._roster.reachable(watched, self._absent) or ondemand.is_idle(watched):
-                times.append(max(watched.next_at, self._roster.thaws_at(watched) or 0.0))
-        return min(times, default=None)
+                soonest = min(soonest, max(watched.next_at, self._roster.thaws_at(watched) or 0.0))
+        return None if soonest == math.inf else soonest
 
     def take_rereads(self) -> set[str]:
         """The namespaces whose table must be read again soon, each named once."""

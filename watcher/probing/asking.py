@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from _thread import allocate_lock, stack_size, start_new_thread
+from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ CONNECT = 1.0  # seconds for a server to accept a connection
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 MAX_HOLDERS = 64  # processes with /dev/fuse open of which it is found out what they serve
 MAX_DESCRIPTORS = 512  # of one process that are looked at: one in a container may have a million
+CPU_LIMIT = 0.3  # seconds of the processor, after which no more processes are looked at
 TITLES = 0.3  # seconds for the command lines of the likely ones
 MAX_TITLE = 1 << 14  # bytes of a command line
 MAX_STATS = 1 << 18  # bytes of what is passed on of mountstats
@@ -150,6 +152,8 @@ class _Asking:
         complete = True
         wanted = {mount[0] for mount in mounts}
         for pid in pids:
+            if time.process_time() > CPU_LIMIT:
+                return False
             try:
                 connections, all_of_them = self._connections(pid)
                 complete = complete and all_of_them
@@ -177,7 +181,8 @@ class _Asking:
         """The FUSE connections of a process, as far as the kernel tells; None if it has none. And if that is all."""
         directory = os.open(f"{self._proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            names = os.listdir(directory)
+            with os.scandir(directory) as entries:  # not all of them at once, which alone would take a second
+                names = [entry.name for entry in islice(entries, MAX_DESCRIPTORS + 1)]
             ours = []
             for name in names[:MAX_DESCRIPTORS]:
                 try:

@@ -1,14 +1,16 @@
 """The child that finds who uses file systems: `python -I -S users.py`.
 
-Standard input, JSON: {"proc", "own", "wanted": [[MAJOR:MINOR, FSTYPE], …], "directories", "storage"}. It looks at all
-processes once (`own`: files whose processes are ours, by their command line, and do not count), then reads the
-configurations of guests: files of the directories, as /var/lib/lxc and /etc/pve/lxc are laid out, and what lies beside
-the latter; and storage.cfg. /etc/pve is a FUSE mount, and may hang: then this is killed, and what it has printed by
-then counts. Links of /proc are read, never followed. Standard library only; it must not import the project.
+Standard input, JSON: {"proc", "own", "wanted": [[MAJOR:MINOR, FSTYPE], …], "directories", "storage", "seconds"}. It
+looks at all processes once, for so many seconds at most (`own`: files whose processes are ours, by their command line,
+and do not count), then reads the configurations of guests: files of the directories, as /var/lib/lxc and /etc/pve/lxc
+are laid out, and what lies beside the latter; and storage.cfg. /etc/pve is a FUSE mount, and may hang: then this is
+killed, and what it has printed by then counts. Links of /proc are read, never followed. Standard library only; it must
+not import the project.
 
 Standard output, lines of JSON: for each that is wanted, in this order, {"processes": [{"pid", "comm", "mnt", "blocked",
-"uses"}], "users", "blocked", "maybe", "cut", "docker": [[container, LXC container or ""], …], "jobs": [UPID, …]}, then
-{"running": [UPID, …]}, all backups that run, then {"file", "text"} (base64) for each file, then {"end": true}.
+"uses"}], "users", "blocked", "maybe", "cut", "lost", "docker": [[container, LXC container or ""], …], "jobs": [UPID,
+…]}, then {"running": [UPID, …]}, all backups that run, then {"file", "text"} (base64) for each file, then {"end":
+true}.
 """
 
 from __future__ import annotations
@@ -19,14 +21,21 @@ import os
 import re
 import sys
 import time
-from typing import Any
+from itertools import islice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 MAX_LISTED = 64
 MAX_FDS = 4096  # of one process
 MAX_TASKS = 64
 MAX_FILES = 2000
 FILE_LIMIT = 1 << 18  # bytes
-CPU_LIMIT = 0.12  # seconds of the processor, our own start included
+CPU_LIMIT = 0.12  # seconds of the processor, our own start included, after which nobody's open files are looked at
+CPU_END = 0.4  # the same, after which nobody is: somebody has started processes by the ten thousand
+MAX_POINTS = 512  # mount points in one mount namespace
 MAX_JOBS = 16
 MAX_PARENTS = 32
 # The cgroups of containers of Docker's and its like, made by systemd or by themselves, and of LXC's.
@@ -98,56 +107,100 @@ class Wanted:
         self.cut = False
 
 
-Points = dict[str, list[Wanted]]  # by mount point
+class Points:
+    """Where they stand in one mount namespace."""
+
+    def __init__(self) -> None:
+        self.all: set[Wanted] = set()
+        self._at: dict[str, list[Wanted]] = {}
+        self._starts: tuple[str, ...] = ()  # of the paths on them
+
+    def add(self, mount_point: str, one: Wanted) -> bool:
+        """Whether there was room for it."""
+        if mount_point not in self._at and len(self._at) >= MAX_POINTS:
+            return False
+        self.all.add(one)
+        self._at.setdefault(mount_point, []).append(one)
+        return True
+
+    def ready(self) -> None:
+        self._starts = tuple(point.rstrip("/") + "/" for point in self._at)
+
+    def of(self, path: str) -> set[Wanted]:
+        """Those on which a path lies."""
+        path += "/"
+        if not path.startswith(self._starts):
+            return set()
+        found = zip(self._starts, self._at.values(), strict=True)
+        return {one for start, ones in found if path.startswith(start) for one in ones}
 
 
 class Search:
     """For the processes that use file systems, in whatever mount namespaces these stand."""
 
-    def __init__(self, proc: str, wanted: list[list[str]], own: list[str]) -> None:
+    def __init__(self, proc: str, wanted: list[list[str]], own: list[str], seconds: float) -> None:
         self._proc = proc
         self._wanted = [Wanted(device, fstype) for device, fstype in wanted]
         self._own = [name.encode("utf-8", "surrogateescape") for name in own]
-        self._points: dict[str, Points] = {}  # by mount namespace
+        self._ends = time.monotonic() + seconds
+        self._lost = False  # not even all that wait have been looked at
         self.jobs: dict[str, str] = {}  # pid -> UPID of a backup
 
     def run(self) -> list[dict[str, Any]]:
         """Who waits comes first; then who has files open, as far as our share of the processor lasts."""
         rest: list[tuple[str, str, Points]] = []
-        me, ours = str(os.getpid()), _link(f"{self._proc}/self/ns/mnt")
-        for pid in os.listdir(self._proc):
-            if not pid.isdecimal() or pid == me:
+        for namespace, pids, is_ours in self._spaces():
+            if self._is_over(CPU_LIMIT) and not is_ours:  # there are too many of them
+                self._cut(self._wanted)
                 continue
-            namespace = _link(f"{self._proc}/{pid}/ns/mnt")
-            if not namespace:
-                continue  # a kernel thread, gone, or not ours to see
-            if namespace == ours:
-                self._note_job(pid)
-            points = self._points.get(namespace)
-            if points is None and time.process_time() > CPU_LIMIT:  # there are too many of them
-                for one in self._wanted:
-                    one.cut = True
+            points = self._mount_points(pids[0])
+            if points.all:
+                self._note_docker(pids[0], points)
+            elif not is_ours:
                 continue
-            if points is None:
-                points = self._points[namespace] = self._mount_points(pid)
-                self._note_docker(pid, points)
-            if not points:
+            for pid in pids:
+                if self._is_over(CPU_END):
+                    self._lost = True
+                    break
+                stat = self._stat(pid)
+                if is_ours:
+                    self._note_job(pid, stat)
+                if not points.all:
+                    continue
+                blocked, here = self._blocked(pid, stat, points), points.of(_link(f"{self._proc}/{pid}/cwd"))
+                if blocked or here:
+                    uses = self._uses(pid, points)
+                    for one in {*blocked, *uses}:
+                        one.found[pid] = namespace, one in blocked, one in uses
+                else:
+                    rest.append((pid, namespace, points))
+        for pid, namespace, points in rest:
+            if self._is_over(CPU_LIMIT):
+                self._cut(points.all)
                 continue
-            blocked, here = self._blocked(pid, points), self._at(f"{self._proc}/{pid}/cwd", points)
-            if blocked or here:
-                uses = self._uses(pid, points)
-                for one in {*blocked, *uses}:
-                    one.found[pid] = namespace, one in blocked, one in uses
-            else:
-                rest.append((pid, namespace, points))
-        for n, (pid, namespace, points) in enumerate(rest):
-            if time.process_time() > CPU_LIMIT:
-                for one in {one for *_, left in rest[n:] for at in left.values() for one in at}:
-                    one.cut = True
-                break
             for one in self._uses(pid, points):
                 one.found[pid] = namespace, False, True
         return [self._said(one) for one in self._wanted]
+
+    def _spaces(self) -> list[tuple[str, list[str], bool]]:
+        """(mount namespace, its processes, whether it is ours), ours first: nobody has to wait for who has many."""
+        spaces: dict[str, list[str]] = {}
+        me, ours = str(os.getpid()), _link(f"{self._proc}/self/ns/mnt")
+        for pid in os.listdir(self._proc):
+            if pid.isdecimal() and pid != me:
+                namespace = _link(f"{self._proc}/{pid}/ns/mnt")
+                if namespace:  # else a kernel thread, gone, or not ours to see
+                    spaces.setdefault(namespace, []).append(pid)
+        ordered = sorted(spaces.items(), key=lambda space: (space[0] != ours, len(space[1])))
+        return [(namespace, pids, namespace == ours) for namespace, pids in ordered]
+
+    def _is_over(self, limit: float) -> bool:
+        return time.process_time() > limit or time.monotonic() > self._ends
+
+    @staticmethod
+    def _cut(wanted: Iterable[Wanted]) -> None:
+        for one in wanted:
+            one.cut = True
 
     def _said(self, one: Wanted) -> dict[str, Any]:
         ordered = sorted(
@@ -165,43 +218,49 @@ class Search:
             "blocked": sum(blocked and uses for _, _, blocked, uses in ordered),
             "maybe": sum(not uses for *_, uses in ordered),
             "cut": one.cut,
+            "lost": self._lost,
             "docker": list(one.docker.items())[:MAX_LISTED],
             "jobs": list(jobs),
         }
 
     def _mount_points(self, pid: str) -> Points:
+        points = Points()
         try:
             table = _read(f"{self._proc}/{pid}/mountinfo")
         except OSError:
-            return {}
-        points: Points = {}
+            return points
         for one in self._wanted:
             at = -1
             while one.device and (at := table.find(b" %b " % one.device, at + 1)) >= 0:
                 fields = table[table.rfind(b"\n", 0, at) + 1 : table.find(b"\n", at)].split(b" ")
-                if len(fields) > 9 and fields[2] == one.device and one.fstype in fields[7:]:
-                    points.setdefault(os.fsdecode(_unescape(fields[4])), []).append(one)
+                is_one = len(fields) > 9 and fields[2] == one.device and one.fstype in fields[7:]
+                if is_one and not points.add(os.fsdecode(_unescape(fields[4])), one):
+                    one.cut = True
+                    break
+        points.ready()
         return points
 
     # ---- what is more than a process
 
     def _note_docker(self, pid: str, points: Points) -> None:
         try:
-            group = _read_once(f"{self._proc}/{pid}/cgroup").rstrip(b"\n") if points else b""
+            group = _read_once(f"{self._proc}/{pid}/cgroup").rstrip(b"\n")
         except OSError:
             return
         if (match := _DOCKER.search(group)) is not None:
             lxc = _LXC.search(group[: match.start()])
-            for one in {one for at in points.values() for one in at}:
+            for one in points.all:
                 one.docker[match[1].decode()] = lxc[1].decode() if lxc is not None else ""
 
-    def _note_job(self, pid: str) -> None:
+    def _note_job(self, pid: str, stat: bytes) -> None:
         """PVE's workers call themselves "task UPID:node:pid:pstart:starttime:type:id:user:" (PVE::RESTEnvironment)."""
         base = f"{self._proc}/{pid}"
         try:
-            if len(self.jobs) < MAX_JOBS and _read_once(f"{base}/comm").startswith(b"task UPID:"):
+            if not stat.partition(b"(")[2].startswith(b"task UPID:") or len(self.jobs) >= MAX_JOBS:
+                return
+            if os.stat(base).st_uid == 0:
                 title = _read_once(f"{base}/cmdline").partition(b"\0")[0].strip().removeprefix(b"task ")
-                if b":vzdump:" in title and os.stat(base).st_uid == 0:
+                if b":vzdump:" in title:
                     self.jobs[pid] = title[:256].decode("utf-8", "backslashreplace")
         except OSError:
             pass
@@ -219,45 +278,46 @@ class Search:
 
     # ---- one process
 
-    @staticmethod
-    def _at(link: str, points: Points, directory: int | None = None) -> set[Wanted]:
-        """On which of them lies what a link names."""
-        path = _link(link, directory)
-        found: set[Wanted] = set()
-        if path[:1] == "/":
-            while path:
-                found.update(points.get(path, ()))
-                path = path.rpartition("/")[0]
-            found.update(points.get("/", ()))
-        return found
+    def _stat(self, pid: str) -> bytes:
+        """proc_pid_stat(5); b"" of what has ended."""
+        try:
+            return _read_once(f"{self._proc}/{pid}/stat")
+        except OSError:
+            return b""
 
     def _uses(self, pid: str, points: Points) -> set[Wanted]:
         base = f"{self._proc}/{pid}"
-        found = self._at(f"{base}/cwd", points) | self._at(f"{base}/root", points)
+        found = points.of(_link(f"{base}/cwd")) | points.of(_link(f"{base}/root"))
         try:
             directory = os.open(f"{base}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return found
         try:
-            for fd in os.listdir(directory)[:MAX_FDS]:
-                found |= self._at(fd, points, directory)
+            with os.scandir(directory) as entries:  # not all of them at once: there may be a million
+                for entry in islice(entries, MAX_FDS):
+                    if self._is_over(CPU_LIMIT):
+                        self._cut(points.all)
+                        break
+                    found |= points.of(_link(entry.name, directory))
         except OSError:
             pass
         finally:
             os.close(directory)
         return found
 
-    def _blocked(self, pid: str, points: Points) -> set[Wanted]:
+    def _blocked(self, pid: str, stat: bytes, points: Points) -> set[Wanted]:
         """Of which of them one of its threads may wait for the server, by what it waits for in the kernel."""
-        base, here = f"{self._proc}/{pid}", {one for at in points.values() for one in at if one.waits}
+        base, here = f"{self._proc}/{pid}", {one for one in points.all if one.waits}
         found: set[Wanted] = set()
         try:
-            fields = _read_once(f"{base}/stat").rpartition(b")")[2].split()
+            fields = stat.rpartition(b")")[2].split()
             if fields[17] == b"1":  # num_threads
                 return self._waits_for(base, fields[0], here)
-            for tid in os.listdir(f"{base}/task")[:MAX_TASKS]:
-                state = _read_once(f"{base}/task/{tid}/stat").rpartition(b")")[2].split(None, 1)[0]
-                found |= self._waits_for(f"{base}/task/{tid}", state, here - found)
+            with os.scandir(f"{base}/task") as entries:
+                threads = [f"{base}/task/{entry.name}" for entry in islice(entries, MAX_TASKS)]
+            for task in threads:
+                state = _read_once(f"{task}/stat").rpartition(b")")[2].split(None, 1)[0]
+                found |= self._waits_for(task, state, here - found)
         except (OSError, IndexError):
             pass
         return found
@@ -280,8 +340,16 @@ class Search:
         return {one for one in candidates if any(f.startswith(one.waits) for f in names)}
 
     def _is_own(self, pid: str) -> bool:
+        """Whether it is a child of ours: the same program, in our pid namespace.
+
+        Of no other the command line is read: that waits for whoever changes the memory of a process, and he may wait
+        for the very mount, or for what a container has made to hold us up.
+        """
+        base, ours = f"{self._proc}/{pid}", f"{self._proc}/self"
+        if _link(f"{base}/ns/pid") != _link(f"{ours}/ns/pid") or _link(f"{base}/exe") != _link(f"{ours}/exe"):
+            return False
         try:
-            command = _read(f"{self._proc}/{pid}/cmdline", 1 << 14)
+            command = _read(f"{base}/cmdline", 1 << 14)
         except OSError:
             return False
         return any(name in command.split(b"\0") for name in self._own)
@@ -312,7 +380,7 @@ def _files(directory: str) -> list[str]:
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    search = Search(asked["proc"], asked["wanted"], asked["own"])
+    search = Search(asked["proc"], asked["wanted"], asked["own"], asked["seconds"])
     for said in search.run():
         _say(said)
     _say({"running": list(search.jobs.values())})

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from watcher.status.access import Access, Asking
 from watcher.status.answers import Service, health_json, silence_json, time_json, window_json
-from watcher.status.connections import Connection, Connections, problem_text
+from watcher.status.connections import SERVER, Connection, Connections, problem_text
 from watcher.status.page import load
 from watcher.status.queries import (
     MAX_BODY,
@@ -165,13 +165,12 @@ class Api:
     # ---- silences
 
     async def _silences(self, request: web.Request) -> web.Response:
-        service = self._service
-        return _json(
-            {
-                "silences": [silence_json(s, service) for s in service.silences()],
-                "quiet": [window_json(w, holds, service.matches(w.mounts)) for w, holds in service.windows()],
-            }
-        )
+        service, silences = self._service, []
+        for silence in service.silences():
+            silences.append(silence_json(silence, service))
+            await asyncio.sleep(0)  # each is matched with all mounts
+        quiet = [window_json(w, holds, service.matches(w.mounts)) for w, holds in service.windows()]
+        return _json({"silences": silences, "quiet": quiet})
 
     async def _silence(self, request: web.Request) -> web.Response:
         try:
@@ -252,7 +251,10 @@ async def _expectation(request: web.Request) -> None:
 async def _secure(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["Server"] = "mountwatch"  # not which versions of what
+    response.headers["Server"] = SERVER
+    if isinstance(request.protocol, Connection) and request.protocol.old:
+        response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has settled its own headers by now
 
 
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

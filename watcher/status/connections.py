@@ -15,7 +15,12 @@ from watcher.status.access import Access
 from watcher.status.queries import problem
 
 CONNECTION_LIMIT = 20.0  # seconds, after which a connection ends, whatever comes over it; who follows events stays
+LAST_ANSWER = 10.0  # seconds, after which an answer is the last over it: who keeps it open is not cut off in the next
 MAX_CONNECTIONS = 128
+REFUSAL_LIMIT = 1.0  # seconds for who is refused to send the rest, so that the answer is seen
+MAX_REFUSALS = 64  # of further ones that are told why; the others are cut off, for each holds a descriptor
+SERVER = "mountwatch"  # not which versions of what
+MAX_AHEAD = 64  # requests that wait for the answers to others before them; aiohttp 3.11 takes any number
 MAX_RECEIVED = 128 * 1024  # bytes of one request; aiohttp 3.11 takes any number of header fields
 
 
@@ -27,13 +32,16 @@ class Connections:
         self._server = server
         self.access = access
         self._open: set[Connection] = set()
+        self.refusals = 0  # under way
 
     def __call__(self) -> asyncio.Protocol:
         """One more connection."""
         if len(self._open) >= MAX_CONNECTIONS:
-            return _Refusal()
+            return _Refusal(self)
         loop = asyncio.get_running_loop()
-        connection = Connection(self, self._server, loop=loop, access_log=None, logger=_unheard())
+        # A body is taken as it comes: some bytes of gzip can be a thousand times as many, and a second's work.
+        options: dict[str, Any] = {"access_log": None, "logger": _unheard(), "auto_decompress": False}
+        connection = Connection(self, self._server, loop=loop, **options)
         self._open.add(connection)
         loop.call_later(CONNECTION_LIMIT, connection.expire)
         return connection
@@ -49,13 +57,15 @@ class Connections:
 class Connection(web.RequestHandler):
     """aiohttp's, with an end: it has no limit of its own for the head of a request."""
 
-    __slots__ = ("asked", "door", "lost", "received", "streams")
+    __slots__ = ("asked", "began", "door", "lost", "overflown", "received", "streams")
 
     def __init__(self, door: Connections, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.door = door
+        self.began = asyncio.get_running_loop().time()
         self.asked = False  # a whole head has come
         self.received = 0  # bytes since the last whole head
+        self.overflown = False  # these were too many; what comes is thrown away
         self.streams = False  # events go out over it, until either side has enough
         self.lost: Callable[[], object] = bool  # called at its end
 
@@ -67,13 +77,19 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """More has come: too much for one request is not even read."""
         self.received += len(data)
-        if self.received <= MAX_RECEIVED:
+        if self.received <= MAX_RECEIVED and not self.overflown:
             super().data_received(data)
-        elif self.transport is not None and not self.transport.is_closing():
+            if len(self._messages) > MAX_AHEAD:
+                self.drop()
+        elif self.transport is not None and not self.overflown:
+            self.overflown = True
             if not self.asked:
-                words = f"a request has {MAX_RECEIVED} bytes at most"
-                self.transport.write(_raw(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, words))
-            self.transport.close()
+                # Where the head has ended it is the body that is too long.
+                body = b"\r\n\r\n" in data
+                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if body else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                self.transport.write(_raw(status, f"a request has {MAX_RECEIVED} bytes at most"))
+            # Not earlier: who is still sending would see a reset instead of the answer.
+            asyncio.get_running_loop().call_later(REFUSAL_LIMIT, self.transport.close)
 
     def handle_error(
         self,
@@ -84,9 +100,15 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What no handler has seen: broken HTTP."""
         text = problem_text(HTTPStatus(status), "this is no request that can be read" if status < 500 else "a bug")
-        response = web.Response(text=text, status=status, content_type="application/problem+json")
+        headers = {"Server": SERVER, "X-Content-Type-Options": "nosniff"}
+        response = web.Response(text=text, status=status, content_type="application/problem+json", headers=headers)
         response.force_close()
         return response
+
+    @property
+    def old(self) -> bool:
+        """Whether what is answered now is the last."""
+        return asyncio.get_running_loop().time() - self.began > LAST_ANSWER
 
     def begin_stream(self, most: int) -> bool:
         """Whether events may go out over it: not to more than so many at once."""
@@ -116,15 +138,25 @@ class Connection(web.RequestHandler):
 class _Refusal(asyncio.Protocol):
     """For one connection too many."""
 
+    def __init__(self, door: Connections) -> None:
+        self._door = door
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
+        self._door.refusals += 1
+        if self._door.refusals > MAX_REFUSALS:
+            transport.abort()
+            return
         transport.write(_raw(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_CONNECTIONS} connections are open already"))
-        asyncio.get_running_loop().call_later(1.0, transport.close)
+        asyncio.get_running_loop().call_later(REFUSAL_LIMIT, transport.close)
 
     def data_received(self, data: bytes) -> None:
         # Not earlier: with something unread the other side would see a reset instead of the answer.
         self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.refusals -= 1
 
 
 def problem_text(status: HTTPStatus, detail: str, more: Mapping[str, Any] | None = None) -> str:

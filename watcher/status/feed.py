@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MAX_QUEUED = 256  # events that wait for one listener
+MAX_WAITING = 4 * 1024 * 1024  # bytes of events that wait for one listener; a thousand mounts that die at once are half
 
 
 class Listener:
@@ -15,13 +15,18 @@ class Listener:
 
     def __init__(self, dropped: Callable[[], object]) -> None:
         """`dropped`: called if he is too slow."""
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue(MAX_QUEUED)
+        self._queue = asyncio.Queue[bytes]()
+        self._waiting = 0  # bytes
         self._dropped = dropped
         self._closed = False
 
     async def next(self) -> bytes:
         """The next event, as it goes over the wire; empty at the end."""
-        return b"" if self._closed else await self._queue.get()
+        if self._closed:
+            return b""
+        event = await self._queue.get()
+        self._waiting -= len(event)
+        return event
 
     def close(self) -> None:
         """There is nothing more to hear."""
@@ -31,11 +36,12 @@ class Listener:
 
     def put(self, event: bytes) -> bool:
         """Whether there was room; else he is told that he is dropped."""
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
+        # Not by their number: when a server dies hundreds come in one turn of the loop, and nobody can take them.
+        if self._waiting + len(event) > MAX_WAITING:
             self._dropped()
             return False
+        self._waiting += len(event)
+        self._queue.put_nowait(event)
         return True
 
 

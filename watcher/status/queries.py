@@ -68,7 +68,18 @@ def wanted(body: bytes, now: float) -> Wanted:
             raise Problem(422, wrong)
     if len(asked.comment) > MAX_COMMENT:
         raise Problem(422, f"comment has {len(asked.comment)} characters; write at most {MAX_COMMENT}")
+    if _has_surrogate(asked.comment):
+        raise Problem(422, "comment holds half a character, or bytes that are not UTF-8; write text")
     return Wanted(asked.mounts, _end(asked, now), asked.comment)
+
+
+def _has_surrogate(text: str) -> bool:
+    r"""JSON may hold one ("\ud800"); it is no text, and a database does not take it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _end(asked: _NewSilence, now: float) -> float:
