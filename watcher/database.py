@@ -20,7 +20,7 @@ from typing import Any
 import aiosqlite
 import msgspec
 
-from watcher.core.chronicle import Entry
+from watcher.core.chronicle import Entry, entry_of
 from watcher.core.incident import Incident
 from watcher.core.outbox import Lately, Told
 from watcher.core.saved import Changes, Identity, Known, Passed, Saved, Served, State
@@ -75,7 +75,7 @@ class Database:
                 if not rows:
                     return []
                 return [
-                    Entry(float(at), str(kind), str(change), tuple(json.loads(places)), _text(source), _text(error))
+                    _entry(float(at), str(kind), str(change), json.loads(places), _text(source), _text(error))
                     for at, kind, change, places, source, error in await _rows(
                         db,
                         "SELECT at, kind, change, places, source, error FROM history WHERE at >= ? "
@@ -178,6 +178,11 @@ async def _rows(db: aiosqlite.Connection, statement: str, parameters: tuple[Any,
     return list(await db.execute_fetchall(statement, parameters))
 
 
+def _entry(at: float, kind: str, change: str, places: list[Any], source: str, error: str) -> Entry:
+    more = places.pop() if places and isinstance(places[-1], int) else 0  # see `_append`
+    return Entry(at, kind, change, tuple(places), source, error, more)
+
+
 def _text(name: bytes) -> str:
     return os.fsdecode(name)
 
@@ -251,15 +256,15 @@ async def _write(db: aiosqlite.Connection, changes: Changes, now: float) -> None
 async def _append(db: aiosqlite.Connection, history: Sequence[Passed]) -> None:
     rows = [
         (
-            passed.at,
-            passed.transition.kind,
-            passed.transition.change,
-            os.fsencode(passed.transition.subject.source),
+            entry.at,
+            entry.kind,
+            entry.change,
+            os.fsencode(entry.source),
             os.fsencode(passed.transition.subject.fstype),
-            json.dumps([str(place) for place in passed.transition.subject.places]),
-            os.fsencode(passed.transition.error or passed.transition.reason),
+            json.dumps([*entry.places, *([entry.more] if entry.more else [])]),
+            os.fsencode(entry.error),
         )
-        for passed in history
+        for passed, entry in zip(history, map(entry_of, history), strict=True)
     ]
     if rows:
         await db.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

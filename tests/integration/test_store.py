@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import tempfile
@@ -19,6 +20,7 @@ from tests.fakes.fuse_server import mount, unmount
 from tests.unit.mounts import subject, transition
 from watcher import database as database_module
 from watcher import store as store_module
+from watcher.core.chronicle import entry_json
 from watcher.core.incident import Condition, Incident
 from watcher.core.incidents import Incidents
 from watcher.core.outbox import Lately, Told
@@ -146,6 +148,19 @@ async def test_the_history_is_written_and_pruned(tmp_path: Path) -> None:
         assert db.execute("SELECT kind, change, places FROM history").fetchall() == [
             ("stale", "ended", '["/mnt/a\\udcff"]')
         ]
+
+
+async def test_one_entry_of_many_long_names_is_small(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    many = subject("/mnt/a", *(Place("ct:101", "/" + "\1" * 4000 + str(n)) for n in range(200)))
+    async with running(path) as (store, _):
+        store.note(transition(Change.BEGAN, many), time())
+        await store.recorded()
+        [entry], complete = await store.history(0, 10)
+    assert (entry.places[0], len(entry.places), entry.more, complete) == ("/mnt/a", 2, 199, True)
+    assert len(json.dumps(entry_json(entry))) < 32_768
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT length(places) < 32768 FROM history").fetchall() == [(1,)]
 
 
 async def test_what_containers_make_and_unmake_all_day_fills_no_disk(

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
 from watcher.core import messages
-from watcher.core.evidence import Endpoint, Evidence, Port, Question
+from watcher.core.evidence import Daemon, Endpoint, Evidence, Port, Question
+from watcher.core.growth import Gravity, Growth
 from watcher.core.incident import Condition, Incident, Member
 from watcher.core.messages import MAX_LINES, Message, Sender, compose, describe_type
 from watcher.core.outbox import News, Topic
+from watcher.core.radius import Process, Radius
 from watcher.core.roster import ALONE, OLD
 from watcher.core.silences import Silences
-from watcher.model import Cause, Kind, Place, Silence, Subject, Superblock
+from watcher.model import HOST, Cause, Kind, Place, Silence, Subject, Superblock
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED
@@ -268,6 +270,10 @@ def test_readonly_and_vanished_are_warnings() -> None:
         Topic.PROBLEM, incident(member(NAS01, kind=Kind.VANISHED, cause=Cause.VANISHED, error="no longer mounted"))
     )
     assert (readonly.type, readonly.title) == ("warning", "🟠 pve3: /mnt/pve/nas01 READ-ONLY")
+    assert "Do: mount -o remount,rw /mnt/pve/nas01" in readonly.body.splitlines()
+    usb = Subject(Superblock("8:17", "/", "ext4", "/dev/sdb1"), (Place("host", "/mnt/usb"),), "rw")
+    disk = told(Topic.PROBLEM, incident(member(usb, kind=Kind.READONLY, cause=None, error="became read-only")))
+    assert "remount" not in disk.body  # what an error has stopped is not to be written to before it was checked
     assert (vanished.type, vanished.title) == ("warning", "🟠 pve3: /mnt/pve/nas01 NOT MOUNTED")
 
 
@@ -715,3 +721,50 @@ def test_commands_can_be_pasted(point: str, cause: Cause) -> None:
     for line in lines:
         words = shlex.split(line)
         assert words[words.index("-l") + 1].rstrip(";,") == point.rstrip(";,")
+
+
+def test_what_hangs_on_one_place_is_not_told_of_another_with_the_same_source() -> None:
+    """What is not mounted has no device, so that two such places look like one file system."""
+    missing = Superblock("", "/", "nfs4", "nas01:/data")
+    about = member(
+        Subject(missing, (Place(HOST, "/mnt/a"),), ""), kind=Kind.MISSING, error="not mounted; fstab wants it"
+    )
+    hanging = Radius(storages=("films",))
+
+    def body(place: str) -> str:
+        found = Evidence(Question(missing, Place(HOST, place)), radius=hanging)
+        news = News(incident(about), Topic.PROBLEM, about.changed)
+        return compose(news, 0, Sender("pve3", "x"), now=about.changed, local=local, found=found).body
+
+    assert "Hangs on it: PVE storage films" in body("/mnt/a")
+    assert "films" not in body("/mnt/b")
+
+
+@pytest.mark.parametrize("late", [0.0, 600.0])
+def test_however_much_there_is_to_say_what_to_do_is_not_cut_off(late: float) -> None:
+    written = Growth(Place(HOST, "/mnt/cloud"), "/", 1 << 30, 0.0, 60.0, gravity=Gravity.SOON_FULL)
+    stack = ("request_wait_answer", "fuse_statfs")
+
+    def about_cloud(n: int) -> Subject:
+        return subject(f"/mnt/cloud{n}", source="x:", fstype="fuse.rclone")
+
+    members = [
+        replace(
+            member(subject(f"/mnt/cloud{n}", source="x:", fstype="fuse.rclone"), stack=stack, context=ALONE), growth=g
+        )
+        for n, g in enumerate([written, written, None, None, None, None, None, None])
+    ]
+    flapping = replace(members[-1], flapping=True, flaps=9)
+    flapped = replace(members[-2], flaps=7)
+    about = incident(*members[:-2], flapped, flapping, server=None)
+    first = messages.foremost(about)
+    assert first is not None
+    question = Question(first.subject.superblock, first.subject.places[0], stacked=2, others_ok=3)
+    radius = Radius(storages=("films",), users=1, blocked=1, processes=(Process(1, "cp", HOST, blocked=True),))
+    found = Evidence(question, waiting=7, daemons=(Daemon(7, "rclone", "rclone.service"),), radius=radius)
+    now = about.opened + late
+    news = News(about, Topic.PROBLEM, about.opened)
+    lines = compose(news, 0, Sender("pve3", "x"), now=now, local=local, found=found).body.splitlines()
+    assert len(lines) <= MAX_LINES
+    assert "Do: systemctl restart rclone.service" in lines
+    assert [line for line in lines if line.startswith("To give it up: ")], lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 
 from watcher.core.evidence import Daemon, Endpoint, Evidence, Origin, Port, mount_unit, never_started
+from watcher.core.filters import KERNEL_REMOTE
 from watcher.core.incident import SEES_DISK, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
@@ -107,6 +108,9 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
     sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
     if sees_disk:
         return [f"Do: {_reboot(place)} # what it wrote there meanwhile is on the host's disk, under the mount"]
+    if member.kind is Kind.READONLY and member.subject.fstype in KERNEL_REMOTE:
+        # Only here: a local disk that an error has made read-only is not to be written to before it was checked.
+        return [f"Do: {inside_of(place)}mount -o remount,rw {shlex.quote(place.mount_point)}"]
     if member.kind is not Kind.STALE:
         return []
     if member.context == OLD:

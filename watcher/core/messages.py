@@ -207,14 +207,20 @@ def _problem_lines(
     down = incident.down
     first = _first(down)
     found = _about(first, found)
-    ending = [*_why(first), *_flaps(incident), *advice(first, incident.server, found)]
-    ending += _quiet(incident) if quiet else []
+    flaps, silence, others = _flaps(incident), _quiet(incident) if quiet else [], len(_places(down)) > MIN_PLACES
+    why, do = _why(first), advice(first, incident.server, found)
     head = [f"Since {_clock(_since(down), now, local)}", *_growing(down, now, local)]
     causes, hanging = cause_lines(first, found), _hanging(down, first, found)
     while len(causes) + len(hanging) > 1 and (
-        len(head) + MIN_PLACES + 2 + len(causes) + len(hanging) + len(ending) > most
+        len(head) + MIN_PLACES + 2 + len(causes) + len(hanging) + sum(map(len, (why, flaps, do, silence))) > most
     ):
         (hanging if len(hanging) > 1 else causes if len(causes) > 1 else hanging).pop()
+    over = sum(map(len, (head, causes, hanging, why, flaps, do, silence))) + MIN_PLACES + others + 1 - most
+    for spare, least in ((silence, 0), (flaps, 0), (head, 2)):  # what to do must not be what is cut off
+        while over > 0 and len(spare) > least:
+            spare.pop()
+            over -= 1
+    ending = [*why, *flaps, *do, *silence]
     middle = [line for line in (_source_line(first), *causes, *hanging) if line]
     room, places = most - len(head) - len(middle) - len(ending), len(_places(down))
     shown = room if places <= room else room - 1
@@ -269,7 +275,11 @@ def _growing(down: Sequence[Member], now: float, local: Local) -> list[str]:
 
 def _about(member: Member, found: Evidence | None) -> Evidence | None:
     """The evidence, if it is of this one."""
-    return found if found is not None and found.superblock == member.subject.superblock else None
+    if found is None or found.superblock != member.subject.superblock:
+        return None
+    # What is not mounted has no device: the same source may be missed in several places.
+    is_there = member.kind not in BY_PLACE or found.question.place in member.subject.places
+    return found if is_there else None
 
 
 def _flaps(incident: Incident) -> list[str]:
