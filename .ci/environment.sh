@@ -28,6 +28,7 @@ install_missing() {
   have curl || install curl "the README's examples of the service's API are run with it"
   # Only root can build and boot the labs (tests/system), and mount for the tests of the page.
   if ! ((EUID)); then
+    have fusermount3 || install fuse3 "alarms advise it, and tests do as they are told"
     have mmdebstrap || install mmdebstrap "builds the labs' Debian"
     have mke2fs || install e2fsprogs "makes the labs' disk"
     unpack prometheus "scrapes the service, and tries the alert rules"

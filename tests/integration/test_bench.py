@@ -107,7 +107,7 @@ def test_the_quick_benchmark_prints_every_row_and_leaves_nothing(tmp_path: Path)
 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.bench", "--quick", "--markdown"],
-        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=220, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

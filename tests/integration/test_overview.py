@@ -179,7 +179,7 @@ async def test_completion(site: Site, tmp_path: Path) -> None:
         for shell, form in (("bash", "plain,{}\n"), ("zsh", "plain\n{}\n_\n"), ("fish", "plain,{}\n")):
             for command in ("probe", "silence", "explain"):
                 wanted = form.format(films.mount_point) + form.format(nas.mount_point)
-                async with asyncio.timeout(LIMIT):  # on a busy machine a second is not much
+                async with asyncio.timeout(3 * LIMIT):  # on a busy machine a second is not much
                     while (said := complete(site, shell, f"watcher {command} {site.path}"))[1:] == ("\n", ""):
                         await asyncio.sleep(0)
                 assert said[1:] == (wanted, "")
@@ -196,7 +196,7 @@ async def test_completion(site: Site, tmp_path: Path) -> None:
         """
         env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WATCHER_CONFIG": str(site.config)}
         said_by_bash = errors = ""
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(3 * LIMIT):
             while not said_by_bash.strip():
                 done = subprocess.run(
                     ["bash", "-c", script], env=env, cwd="/", capture_output=True, text=True, timeout=LIMIT
