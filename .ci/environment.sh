@@ -6,6 +6,12 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # uv may be a shim that stands for nothing: ask it
 have_uv() { uv --version >/dev/null 2>&1; }
 
+refresh_apt() {
+  [[ -z ${apt_is_fresh-} ]] || return 0
+  apt-get -qq update
+  apt_is_fresh=1
+}
+
 # install PACKAGE WHY: from Debian, as root; otherwise says what to do
 install() {
   if ! have apt-get || ((EUID)); then
@@ -13,10 +19,7 @@ install() {
     return 1
   fi
   echo "installing $1: $2"
-  if [[ -z ${apt_is_fresh-} ]]; then
-    apt-get -qq update
-    apt_is_fresh=1
-  fi
+  refresh_apt
   DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install "$1" >/dev/null
 }
 
@@ -47,10 +50,7 @@ unpack() {
     return 1
   fi
   echo "unpacking $1: $2"
-  if [[ -z ${apt_is_fresh-} ]]; then
-    apt-get -qq update
-    apt_is_fresh=1
-  fi
+  refresh_apt
   mkdir -p "$cache" && new=$(mktemp -d "$cache/.new-XXXXXX") &&
     (cd "$new" && apt-get -qq -o APT::Sandbox::User=root download "$1" >/dev/null && dpkg -x ./*.deb tree) &&
     rm -rf "${cache:?}/$1" && mv "$new/tree" "$cache/$1"

@@ -99,17 +99,15 @@ class Answering:
         state = watched_on_the_way(path, states)
         if state is None:
             return None
-        [entry] = self._entries([state], self._silencing.covered(_servers([state])))
-        return entry | {"advice": advice_on(state, places_of(state, states))}
+        return self._entry(state) | {"advice": advice_on(state, places_of(state, states))}
 
     def mount(self, id: str) -> dict[str, Any] | None:
         states = self._states()
         state = next((s for s in states if place_id(s.place) == id), None)
         if state is None:
             return None
-        [entry] = self._entries([state], self._silencing.covered(_servers([state])))
         found = self._investigator.known_of(superblock_of(state.mount))
-        return entry | {
+        return self._entry(state) | {
             "advice": advice_on(state, places_of(state, states), found),
             "why": evidence_on(state, found) if found is not None else [],
         }
@@ -123,10 +121,7 @@ class Answering:
         return entries
 
     def counts(self) -> dict[str, int]:
-        tally: dict[str, int] = {}
-        for state in self._states():
-            tally[state.status] = tally.get(state.status, 0) + 1
-        return tally
+        return self._watching.counts()
 
     def probe(self, place: str) -> Probing | None:
         """`place`: its name or its id."""
@@ -135,11 +130,14 @@ class Answering:
         if state is None:
             return None
         asked = self._watching.probe_now(state.place) or Asked(False, "it is no longer watched")
-        [entry] = self._entries([state], self._silencing.covered(_servers([state])))
-        return Probing(entry, asked.why_not)
+        return Probing(self._entry(state), asked.why_not)
 
     def _states(self) -> Sequence[MountState]:
         return self._watching.picture.snapshot()
+
+    def _entry(self, state: MountState) -> dict[str, Any]:
+        [entry] = self._entries([state], self._silencing.covered(_servers([state])))
+        return entry
 
     def _entries(self, states: Iterable[MountState], silenced: set[Place]) -> list[dict[str, Any]]:
         offset, latencies = time() - monotonic(), self._watching.latencies

@@ -19,6 +19,7 @@ from watcher.configfile import FileReader
 from watcher.core import messages
 from watcher.core.evidence import Evidence, Question, question_of
 from watcher.core.incident import BY_PLACE, Incident, Member
+from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
 from watcher.core.wording import place_order
 from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Superblock
@@ -162,8 +163,7 @@ class Investigator:
         states, mounts = self._states(wanted), self._mounts()
         targets: dict[Superblock, MountState] = {}
         for state in sorted(states, key=lambda state: place_order(state.place)):
-            mount = state.mount
-            targets.setdefault(Superblock(mount.device, mount.root, mount.fstype, mount.source), state)
+            targets.setdefault(superblock_of(state.mount), state)
         return [question_of(targets[s], states, mounts) for s in wanted if s in targets]
 
     def _is_known(self, matter: Matter, within: float) -> bool:

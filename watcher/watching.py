@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from socket import gethostname
@@ -139,17 +140,15 @@ class Watching:
         """Say what cannot be watched as it should be, where that is new."""
         self.narrator.problems(merged(self._containers.problems, self.picture.problems(), self._expectations.problems))
 
+    def counts(self) -> Counter[str]:
+        """How many mounts are in each state, by its word."""
+        return Counter(state.status for state in self.picture.snapshot())
+
     def summary(self) -> str:
         """How many there are, and how they are, in one line."""
-        tally: dict[str, int] = {}
-        states = self.picture.snapshot()
-        for state in states:
-            tally[state.status] = tally.get(state.status, 0) + 1
-        parts = [
-            f"{number} {_IN_WORDS.get(status, status)}"
-            for status, number in sorted(tally.items(), key=lambda item: -item[1])
-        ]
-        text = f"watching {count(len(states), 'mount')}"
+        tally = self.counts()
+        parts = [f"{number} {_IN_WORDS.get(status, status)}" for status, number in tally.most_common()]
+        text = f"watching {count(tally.total(), 'mount')}"
         if containers := len(self.picture.tracker.namespaces()) - 1:
             text += f" on the host and in {count(containers, 'container')}"
         text += f": {', '.join(parts)}" if parts else ""

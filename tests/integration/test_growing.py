@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fakes.container import FakeContainer
 from tests.fakes.containers import Containers
 from tests.fakes.fuse_server import mount, unmount
 from tests.fakes.receivers import GotifyReceiver
@@ -33,6 +34,15 @@ def writer(directory: str) -> Iterator[None]:
             yield
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+async def write_until_told(ct: FakeContainer, directory: str, gotify: GotifyReceiver) -> None:
+    """The container goes on writing there, 1 MiB at a time, until there is a second message."""
+    for number in range(1000):
+        await asyncio.to_thread(ct.write, f"{directory}/{number}", 1 << 20)
+        with contextlib.suppress(TimeoutError):
+            await gotify.wait_for(2, 0.3)
+            break
 
 
 @pytest.fixture
@@ -91,11 +101,7 @@ async def test_a_container_that_writes_to_its_own_disk(site: Site, lxc: Containe
         async with site.service() as service:
             await asked(share, last)
             await until_told(gotify, f"CT {ct.ctid} arr /films NOT MOUNTED")
-            for number in range(1000):
-                await asyncio.to_thread(ct.write, f"/films/{number}", 1 << 20)
-                with contextlib.suppress(TimeoutError):
-                    await gotify.wait_for(2, 0.3)
-                    break
+            await write_until_told(ct, "/films", gotify)
             told = await until_told(gotify, "written to underneath")
             assert await service.end() == 0
     assert f"CT {ct.ctid} arr writes to its root disk under /films: " in told.message
@@ -112,11 +118,7 @@ async def test_a_container_that_writes_to_the_disk_under_the_hosts_mount(
         async with site.service() as service:
             await asked(share, last)
             await until_told(gotify, f"CT {ct.ctid} arr /data NOT MOUNTED")
-            for number in range(1000):
-                await asyncio.to_thread(ct.write, f"/data/{number}", 1 << 20)
-                with contextlib.suppress(TimeoutError):
-                    await gotify.wait_for(2, 0.3)
-                    break
+            await write_until_told(ct, "/data", gotify)
             told = await until_told(gotify, "written to underneath")
             assert await service.end() == 0
     assert f"CT {ct.ctid} arr writes to the host's disk on {disk} under {share.mount_point}: " in told.message

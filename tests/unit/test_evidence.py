@@ -28,6 +28,7 @@ from watcher.core.evidence import (
 )
 from watcher.core.incident import Condition, Member
 from watcher.core.mountinfo import Tree, parse
+from watcher.core.places import superblock_of
 from watcher.core.wording import printable
 from watcher.model import Cause, Container, Kind, Mount, MountState, Place, Reach, Subject, Superblock
 
@@ -195,6 +196,13 @@ def test_a_containers_fuse_mount_has_no_neighbours_on_the_host() -> None:
     question = question_of(state, [state, *states().values()], MOUNTS)
     assert (question.others_ok, question.init_pid, question.below) == (0, 4711, "")
     assert question.connection == 99
+
+
+def test_lxcfs_is_one_wherever_it_is_bound() -> None:
+    """As for everybody else (`places`): what is found out of it by any of its roots is found again."""
+    mount = Mount(1, 0, "0:99", "/proc/uptime", "/proc/uptime", "rw", "fuse.lxcfs", "lxcfs", "rw")
+    state = MountState(Place("ct:101", "/proc/uptime"), mount, Reach.STALE, "stale")
+    assert question_of(state, [state]).superblock == superblock_of(mount)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from watcher.core import fstab
 from watcher.core.filters import server_of
 from watcher.core.mountinfo import Tree, option, unescape
 from watcher.core.mountstats import NFS
+from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
 from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
@@ -139,7 +140,6 @@ def never_started(stack: Iterable[str]) -> bool:
 def question_of(target: MountState, states: Iterable[MountState], mounts: Sequence[Mount] = ()) -> Question:
     """What to find out about a mount. `states`: all that are watched; `mounts`: the host's table."""
     mount, place = target.mount, target.place
-    superblock = Superblock(mount.device, mount.root, mount.fstype, mount.source)
     server = server_of(mount.fstype, mount.source)
     others: dict[str, bool] = {}
     # What a container calls a server is its own matter.
@@ -153,7 +153,7 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
     on_host = place.namespace == HOST
     lower = _below(mount, mounts) if on_host else None
     return Question(
-        superblock,
+        superblock_of(mount),
         place,
         endpoints_of(mount.fstype, mount.source, f"{mount.options},{mount.super_options}"),
         init_pid=target.container.init_pid if target.container is not None else 0,
