@@ -27,7 +27,7 @@ from typing import Any, Self
 
 import aiohttp
 
-LIMIT = 30.0  # seconds for anything that takes one or two
+LIMIT = 60.0  # seconds for anything that takes one or two
 POLL = 0.02  # seconds between two looks at a file
 _FLAGS = (
     "--headless=new",

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, Protocol
 
 SERVER = Path(__file__).with_name("fuse_server.py")
 CONNECTIONS = Path("/sys/fs/fuse/connections")  # fusectl
-LIMIT = 30.0  # seconds for what takes microseconds: past it the server is broken
+LIMIT = 60.0  # seconds for what takes microseconds: past it the server is broken
 GRACE = 1.0  # seconds for a killed server to end by itself
 POLL_INTERVAL = 0.002
 
@@ -177,15 +177,15 @@ class FuseMount:
         """Requests that the kernel counts as waiting: also unread ones and those that wait for INIT."""
         return int((self.control / "waiting").read_text())
 
-    def wait_parked(self, count: int = 1, *, timeout: float = 10.0) -> None:
+    def wait_parked(self, count: int = 1, *, timeout: float = 30.0) -> None:
         """Return when so many requests are read and unanswered; raises TimeoutError."""
         _wait(lambda: self.counters().parked >= count, f"{count} parked requests", timeout)
 
-    def wait_seen(self, op: str, count: int = 1, *, timeout: float = 10.0) -> None:
+    def wait_seen(self, op: str, count: int = 1, *, timeout: float = 30.0) -> None:
         """Return when so many requests of this operation have been read; raises TimeoutError."""
         _wait(lambda: self.counters().requests.get(op, 0) >= count, f"{count} {op}", timeout)
 
-    def wait_waiting(self, count: int = 1, *, timeout: float = 10.0) -> None:
+    def wait_waiting(self, count: int = 1, *, timeout: float = 30.0) -> None:
         """Return when the kernel counts so many waiting requests; raises TimeoutError."""
         _wait(lambda: self.waiting() >= count, f"{count} waiting", timeout)
 

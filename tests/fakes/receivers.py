@@ -82,12 +82,12 @@ class Receiver(Generic[T]):
         self._hanging = False
         self._released.set()
 
-    async def wait_for(self, n: int, timeout: float = 30) -> list[T]:
+    async def wait_for(self, n: int, timeout: float = 90) -> list[T]:
         """The messages received, as soon as they are n or more. TimeoutError after `timeout` seconds."""
         await self._until(lambda: len(self.received) >= n, timeout)
         return list(self.received)
 
-    async def wait_for_attempts(self, n: int, timeout: float = 30) -> None:
+    async def wait_for_attempts(self, n: int, timeout: float = 90) -> None:
         """Wait until n messages were offered, refused ones included. TimeoutError after `timeout` seconds."""
         await self._until(lambda: self.attempts >= n, timeout)
 

@@ -47,7 +47,7 @@ from watcher.probing import child as probe_child
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
 
-LIMIT = 30.0  # generous: only what is broken comes near it
+LIMIT = 60.0  # generous: only what is broken comes near it
 ROOT = Path(__file__).parents[2]
 LOOK_EVERY = 0.01
 

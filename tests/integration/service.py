@@ -35,7 +35,7 @@ from tests.fakes.fuse import MS_BIND, FuseMount, FuseServer
 from tests.fakes.fuse_server import mount, unmount
 from tests.integration.looking import not_ours
 
-LIMIT = 30.0  # seconds for anything that takes a second or two: past it, it does not happen
+LIMIT = 60.0  # seconds for anything that takes a second or two: past it, it does not happen
 POLL = 0.02  # seconds between two looks at what tells of no change (/proc)
 HOST = socket.gethostname().partition(".")[0]  # as it stands in titles
 

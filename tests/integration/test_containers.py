@@ -37,7 +37,7 @@ from watcher.sources.monitors import Monitors
 
 pytestmark = pytest.mark.kernel
 
-LIMIT = 30.0
+LIMIT = 60.0
 NEVER = 1e6
 
 News = TableRead | NamespaceGone | TableUnreadable

@@ -23,7 +23,7 @@ from tests.fakes.fuse import HANG, OK, FuseServer, FuseServerError, Statfs
 from tests.fakes.fuse_server import mount as mount_at
 
 MakeDir = Callable[..., bytes]
-LIMIT = 20.0  # generous: only a broken fake comes near it
+LIMIT = 60.0  # generous: only a broken fake comes near it
 HOST_MARK = b"mark-of-the-host"  # the source of a mount that only the host has
 REPOSITORY = Path(__file__).parents[2]
 

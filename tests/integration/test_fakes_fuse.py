@@ -41,7 +41,7 @@ from tests.fakes.fuse_server import mount as mount_at
 from tests.fakes.fuse_server import unmount as unmount_at
 
 MakeDir = Callable[..., bytes]
-LIMIT = 20.0  # generous: only a broken fake comes near it
+LIMIT = 60.0  # generous: only a broken fake comes near it
 
 kernel = pytest.mark.kernel
 

@@ -17,7 +17,7 @@ from watcher.core.outbox import Told
 from watcher.delivery.sender import UNREACHABLE, Sender
 from watcher.model import Change
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 class Clock:

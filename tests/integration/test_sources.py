@@ -16,7 +16,7 @@ from watcher.model import HOST, TableRead, TableUnreadable
 from watcher.sources.inotify import FileChanges, WatchError
 from watcher.sources.mount_table import Changes, tables
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 Descriptors = Callable[[], dict[int, str]]
 Tables = AsyncGenerator[TableRead | TableUnreadable, None]

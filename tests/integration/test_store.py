@@ -30,7 +30,7 @@ from watcher.schema import VERSION
 from watcher.store import Store
 
 MS_REMOUNT, MS_RDONLY = 32, 1
-LIMIT = 20.0
+LIMIT = 60.0
 WALL = 1_800_000_000.0
 
 
