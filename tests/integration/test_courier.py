@@ -288,6 +288,19 @@ async def test_check_names_the_service_without_touching_the_network() -> None:
         assert gotify.attempts == 0
 
 
+async def test_only_the_services_in_question_are_loaded_and_yet_all_are_known() -> None:
+    pushes, mails = "gotify://localhost/Aabcdefghijklmn", "mailto://u:p@example.org"
+    hook = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"
+    for urls, loads_all in (([pushes, mails, pushes], False), ([pushes, "nope://x", mails, hook], True)):
+        async with Courier({"PYTHONPROFILEIMPORTTIME": "1"}) as child:
+            services = [(await child.ask(op="check", url=url)).get("service") for url in urls]
+            assert await child.end() == 0
+        names = {pushes: "Gotify", mails: "E-Mail", "nope://x": "", hook: "Slack"}
+        assert services == [names[url] for url in urls]
+        assert b"apprise.plugins.gotify" in child.written
+        assert (b"apprise.plugins.telegram" in child.written) == loads_all
+
+
 @pytest.mark.parametrize(
     ("url", "secret", "reason"),
     [
@@ -360,8 +373,8 @@ async def test_what_apprise_imports_may_print(tmp_path: Path) -> None:
     noise = "import os\nprint('noise', flush=True)\nos.write(1, b'noise\\n')\nraise ImportError\n"
     (tmp_path / "dbus.py").write_text(noise)
     async with Courier({"PYTHONPATH": str(tmp_path)}) as child:
-        answer = await child.ask(op="check", url="gotify://host.example/token")
-        assert answer["service"] == "Gotify"
+        assert not (await child.ask(op="check", url="dbus://"))["ok"]
+        assert (await child.ask(op="check", url="gotify://host.example/token"))["service"] == "Gotify"
         assert await child.end() == 0
         assert child.written.count(b"noise") == 2
 
