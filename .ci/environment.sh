@@ -1,6 +1,10 @@
 # Sourced by .ci/test and .ci/run: what is missing on the machine, and virtual environments.
 # shellcheck shell=bash
 
+# Tests start the command some thousand times: from bytecode, as it runs where it is installed. Half of the gate's time.
+unset PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE=1
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # uv may be a shim that stands for nothing: ask it

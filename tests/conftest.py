@@ -30,7 +30,6 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
-from hypothesis import settings
 
 from tests.fakes.cgroups import SessionCgroup
 from tests.fakes.containers import Containers
@@ -51,10 +50,13 @@ MAY_BLOCK = (
 # How long an example takes depends on what else the machine does: time is no property. The gate takes the same examples
 # each time, so that it judges the change and not the dice, and few where only other libraries are tried; elsewhere new
 # ones are tried.
-settings.register_profile("untimed", deadline=None)
-settings.register_profile("gate", deadline=None, derandomize=True)
-settings.register_profile("few", settings.get_profile("gate"), max_examples=20)
-settings.load_profile("gate" if os.environ.get("CI", "").lower() in ("true", "1") else "untimed")
+if "MOUNTWATCH_LAB" not in os.environ:  # there no test takes examples, and it takes a second to load
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)
+    settings.register_profile("gate", deadline=None, derandomize=True)
+    settings.register_profile("few", settings.get_profile("gate"), max_examples=20)
+    settings.load_profile("gate" if os.environ.get("CI", "").lower() in ("true", "1") else "untimed")
 
 kernel_missing = pytest.StashKey[str]()  # why `kernel` tests cannot run; empty if they can
 cgroups_missing = pytest.StashKey[str]()  # the same of `cgroups`

@@ -41,9 +41,9 @@ HOST = socket.gethostname().partition(".")[0]  # as it stands in titles
 
 # Alarms within two seconds: what takes half a minute by default.
 FAST = {
-    "interval": "250ms",
+    "interval": "500ms",
     "timeout": "300ms",
-    "stale_interval": "300ms",
+    "stale_interval": "550ms",
     "alarm_after": "1s",
     "alarm_after_error": "300ms",
     "startup_grace": "0s",

@@ -24,7 +24,7 @@ from tests.system.table import ROW, Row, write_table
 
 IN_LAB = os.environ.get(labs.INSIDE)
 AT_ONCE = int(os.environ.get("LABS_AT_ONCE", "6"))
-LIMIT = 420.0  # seconds for one lab, its boot included
+LIMIT = 600.0  # seconds for one lab, its boot included
 DEFAULT_SUITE = "trixie"
 
 all_labs = pytest.StashKey[dict[str, labs.Lab]]()
@@ -99,6 +99,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             groups.setdefault((mark.args[0], mark.kwargs.get("suite", DEFAULT_SUITE)), []).append(item)
     if labs.missing():
         return  # each of them says so
+    labs.compile_checkout()
     room = threading.Semaphore(AT_ONCE)
     started = session.config.stash[all_labs] = {}
     for (name, suite), items in groups.items():
@@ -106,8 +107,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         lab = started[name] = labs.Lab(name, labs.own_suite() or suite, [item.nodeid for item in items], limit)
         for item in items:
             item.stash[lab_of] = lab
-    # Those that may take longest first.
-    for lab in sorted(started.values(), key=lambda lab: -lab.limit):
+    # Those that take longest first, as far as that can be known.
+    for lab in sorted(started.values(), key=lambda lab: -lab.tests):
         lab.start(room)
 
 

@@ -21,7 +21,7 @@ from watcher.core.mountinfo import parse
 from watcher.model import Mount
 from watcher.sources.mount_table import use
 
-pytestmark = [pytest.mark.lab("autofs", limit=600), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab("autofs"), pytest.mark.timeout(300)]
 
 POINT = "/mnt/demand"
 UNITS = Path("/run/systemd/system")

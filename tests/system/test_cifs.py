@@ -60,7 +60,7 @@ async def test_who_is_patient_enough_to_hear_that_the_host_is_down(server: Serve
             assert told.recovery_after < RECOVERY + LAG
 
 
-@pytest.mark.lab("cifs-errors")
+@pytest.mark.lab("cifs")
 @pytest.mark.timeout(240)
 async def test_the_share_is_removed_and_offered_again(server: Server, row: Note) -> None:
     with share() as place:
@@ -69,7 +69,7 @@ async def test_the_share_is_removed_and_offered_again(server: Server, row: Note)
     row(told.row(42, "SMB 3.1.1: share removed on the server", gone))
 
 
-@pytest.mark.lab("cifs-cut", limit=600)
+@pytest.mark.lab("cifs-cut")
 @pytest.mark.timeout(500)
 async def test_packets_dropped(server: Server, row: Note) -> None:
     with share() as place:

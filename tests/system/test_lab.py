@@ -28,14 +28,14 @@ def image() -> str:
     return labs.image(labs.own_suite() or "trixie")
 
 
-@pytest.mark.lab("base")
+@pytest.mark.lab("fuse3")
 def test_it_is_a_machine_of_its_own() -> None:
     assert platform.node() == "lab"
     assert Path("/proc/1/comm").read_text() == "systemd\n"
     assert "MOUNTWATCH_LAB" in os.environ
 
 
-@pytest.mark.lab("base")
+@pytest.mark.lab("fuse3")
 def test_what_is_shared_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "own").touch()
     with pytest.raises(OSError, match="Read-only"):

@@ -32,7 +32,7 @@ def server() -> Iterator[Server]:
 # ---- with default settings, for the table
 
 
-@pytest.mark.lab("lxc", limit=600)
+@pytest.mark.lab("lxc")
 @pytest.mark.timeout(240)
 async def test_a_share_of_the_host_that_is_bound_into_two_containers(
     server: Server, row: Callable[[Row], None]
@@ -58,7 +58,7 @@ async def test_a_share_of_the_host_that_is_bound_into_two_containers(
     row(told.row(60, case, "NO ANSWER"))
 
 
-@pytest.mark.lab("lxc", limit=600)
+@pytest.mark.lab("lxc")
 @pytest.mark.timeout(240)
 async def test_nfs_mounted_inside_a_container(server: Server, row: Callable[[Row], None]) -> None:
     """By its own client in its own network: the host knows nothing of it."""
@@ -77,7 +77,7 @@ async def test_nfs_mounted_inside_a_container(server: Server, row: Callable[[Row
     row(told.row(61, case, "NO ANSWER"))
 
 
-@pytest.mark.lab("lxc", limit=600)
+@pytest.mark.lab("lxc")
 @pytest.mark.timeout(240)
 async def test_fuse_inside_an_unprivileged_container(row: Callable[[Row], None]) -> None:
     """The host's root may not look into it; it is probed all the same, and neither "denied" nor told to be ok."""
@@ -102,7 +102,7 @@ async def test_fuse_inside_an_unprivileged_container(row: Callable[[Row], None])
 # ---- what is about containers, not about times
 
 
-@pytest.mark.lab("lxc2", limit=600)
+@pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_containers_are_found_and_named_however_they_were_started(server: Server) -> None:
     """In the foreground below systemd, as Proxmox VE does, before the service; daemonised, while it runs; rebooted."""
@@ -132,7 +132,7 @@ async def test_containers_are_found_and_named_however_they_were_started(server: 
         assert (code, shown["notes"]) == (0, [])
 
 
-@pytest.mark.lab("lxc3", limit=600)
+@pytest.mark.lab("lxc3")
 @pytest.mark.timeout(240)
 async def test_a_container_with_a_dead_share_stops_as_it_does_without_us(server: Server) -> None:
     """Killed, and shut down; what was told of it ends as "container stopped", and never as ok."""
@@ -162,7 +162,7 @@ async def test_a_container_with_a_dead_share_stops_as_it_does_without_us(server:
             assert len(watch.messages) == 4
 
 
-@pytest.mark.lab("lxc3", limit=600)
+@pytest.mark.lab("lxc3")
 @pytest.mark.timeout(240)
 async def test_a_container_with_dead_nfs_of_its_own_stops_as_it_does_without_us(server: Server) -> None:
     """LXC takes its network down before the last of its mounts is gone: its monitor waits for the client's time-outs.
@@ -198,7 +198,7 @@ async def asked(mount: FuseMount) -> None:
     await asyncio.to_thread(mount.wait_seen, "STATFS", seen + 1, timeout=60)
 
 
-@pytest.mark.lab("lxc2", limit=600)
+@pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_a_frozen_container_is_not_judged() -> None:
     """Backups freeze containers, and with them their FUSE servers. A mount of the host tells the time meanwhile."""
@@ -229,7 +229,7 @@ async def test_a_frozen_container_is_not_judged() -> None:
     assert code == 0
 
 
-@pytest.mark.lab("lxc2", limit=600)
+@pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_what_a_container_mounts_while_it_runs(server: Server) -> None:
     server.bridge()
@@ -249,7 +249,7 @@ async def test_what_a_container_mounts_while_it_runs(server: Server) -> None:
     assert recovery.title.startswith(f"🟢 {HOST}: CT 101 plex /mnt/late ok after ")
 
 
-@pytest.mark.lab("lxc2", limit=600)
+@pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_what_the_host_mounts_after_containers_were_started(server: Server) -> None:
     """LXC lets it come in, and all is well; a container that it does not reach writes on the host's disk."""
@@ -286,7 +286,7 @@ def waits_uninterruptibly(service: Service) -> bool:
     return False
 
 
-@pytest.mark.lab("lxc2", limit=600)
+@pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_nothing_of_ours_pins_a_container_that_has_stopped(server: Server) -> None:
     """Its disk is free at once, though probes that would wait a minute hang in what it had mounted."""

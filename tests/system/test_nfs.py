@@ -51,7 +51,7 @@ async def test_nfsd_stopped_and_started(server: Server, row: Note) -> None:
     row(told.row(13, "NFS 4.2, hard: nfsd stopped", "NO ANSWER"))
 
 
-@pytest.mark.lab("nfs3")
+@pytest.mark.lab("nfs-soft")
 @pytest.mark.timeout(240)
 async def test_hard_version_3_packets_dropped(server: Server, row: Note) -> None:
     server.nfs(v3=True)
@@ -271,7 +271,7 @@ async def test_neighbours_that_nobody_can_kill(server: Server, tmp_path: Path, f
 # ---- a bad line is no outage
 
 
-@pytest.mark.lab("nfs-slow", limit=600)
+@pytest.mark.lab("nfs-slow")
 @pytest.mark.timeout(300)
 async def test_a_slow_link_is_no_outage(server: Server, row: Note) -> None:
     """One second of delay and 5 % loss, in bursts of ten seconds 30 %."""

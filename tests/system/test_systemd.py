@@ -34,8 +34,8 @@ pytestmark = pytest.mark.timeout(300)
 WEDGED = 50
 
 
-TRIXIE = pytest.param("trixie", marks=pytest.mark.lab("systemd-257", suite="trixie", limit=600))
-BOOKWORM = pytest.param("bookworm", marks=pytest.mark.lab("systemd-252", suite="bookworm", limit=600))
+TRIXIE = pytest.param("trixie", marks=pytest.mark.lab("systemd-257", suite="trixie"))
+BOOKWORM = pytest.param("bookworm", marks=pytest.mark.lab("systemd-252", suite="bookworm"))
 
 
 @pytest.fixture(autouse=True)
