@@ -43,7 +43,7 @@ HOST = socket.gethostname().partition(".")[0]  # as it stands in titles
 FAST = {
     "interval": "500ms",
     "timeout": "300ms",
-    "stale_interval": "550ms",
+    "stale_interval": "600ms",
     "alarm_after": "1s",
     "alarm_after_error": "300ms",
     "startup_grace": "0s",

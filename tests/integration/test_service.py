@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes.fuse import HANG, FuseMount, fails
 from tests.fakes.receivers import GotifyReceiver
-from tests.integration.service import HOST, Service, Site
+from tests.integration.service import FAST, HOST, Service, Site
 
 pytestmark = pytest.mark.kernel
 
@@ -122,7 +122,7 @@ async def test_edits_are_taken_up_and_broken_ones_are_told_once(site: Site) -> N
             await service.wait_for_line(r"reloading the configuration \(SIGHUP\)")
             await service.wait_for_line("configuration loaded", 3)
 
-            site.write(site.config, good.replace('"250ms"', '"250"'))
+            site.write(site.config, good.replace(f'"{FAST["interval"]}"', '"250"'))
             line = await service.wait_for_line(r"ERROR .*\[probe\] interval: ")
             assert line.count(str(site.config)) == 1
             assert '250 has no unit; write "250s"' in line
@@ -178,7 +178,7 @@ async def test_a_broken_file_at_the_start_means_the_last_good_copy_or_the_end(si
     last = site.mount("last")
     async with GotifyReceiver() as gotify:
         good = site.config_text({"gotify": gotify.url})
-        broken = good.replace('"250ms"', "true")
+        broken = good.replace(f'"{FAST["interval"]}"', "true")
         site.write(site.config, broken)
         async with site.service() as service:
             assert await service.wait_end() == 3
