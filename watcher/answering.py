@@ -20,7 +20,7 @@ from watcher.core.places import superblock_of
 from watcher.core.quiet import Window
 from watcher.core.saved import Passed
 from watcher.core.showing import worst_first
-from watcher.core.silences import matching
+from watcher.core.silences import matching, unmatched
 from watcher.core.vitals import Verdict
 from watcher.core.wording import printable
 from watcher.delivery.sender import Sender, local_time
@@ -91,6 +91,9 @@ class Answering:
 
     def matches(self, patterns: Sequence[str]) -> int:
         return len(matching(patterns, _servers(self._states())))
+
+    def unmatched(self, patterns: Sequence[str]) -> list[str]:
+        return unmatched(patterns, _servers(self._states()))
 
     # ---- mounts
 

@@ -7,6 +7,7 @@ internal error, interruption. Heavy modules are imported where they are used: `-
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -19,6 +20,9 @@ import click
 from watcher import __version__
 from watcher.commands import ASKING, FAILURE, Refused, config_option
 from watcher.inspecting import INSPECTING
+from watcher.printing import mute_stdout, verdict_stands
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout says where it is a file
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.2 on
@@ -124,20 +128,13 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
     finally:
         progress.clear()
     code = output.exit_code(findings, capacity=capacity)
-    try:
+    with verdict_stands():
         if as_json:
             click.echo(json.dumps(output.to_json(findings, socket.gethostname()), indent=2))
         else:
             _print_tables(findings, capacity)
         for line in (*output.note_lines(findings), *output.unmatched_lines(findings)):
             click.echo(f"watcher: {line}", err=True)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _mute_stdout()  # the reader has seen enough; the verdict stands
-    except OSError as e:
-        _mute_stdout()
-        click.echo(f"watcher: cannot write the result: {e.strerror}", err=True)
     return code
 
 
@@ -209,12 +206,6 @@ def test_notify(ctx: click.Context, config_path: str | None, channel: str | None
     ctx.exit(1 if failed else 0)
 
 
-def _mute_stdout() -> None:
-    """So that the interpreter's own flush at exit does not fail again."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 for _command in (*ASKING, *INSPECTING):
     watcher.add_command(_command)
 
@@ -237,10 +228,14 @@ def _run() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("watcher: interrupted", err=True)
         return FAILURE
-    except BrokenPipeError:
-        _mute_stdout()
+    except (BrokenPipeError, SystemExit):  # the latter is what click makes of the former, with 1
+        mute_stdout()
         return FAILURE
-    except Exception:
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in _UNWRITABLE and e.filename is None:
+            mute_stdout()
+            click.echo(f"watcher: cannot write the result: {e.strerror}", err=True)
+            return FAILURE
         import traceback
 
         traceback.print_exc()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from watcher.completion import complete_mounts
+
+if TYPE_CHECKING:
+    from watcher.core.explain import Address
 
 FAILURE = 3
 
@@ -27,9 +30,34 @@ class Refused(click.ClickException):
             click.echo(f"watcher: {line}", err=True)
 
 
+def _a_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value == "":  # a variable of a script that is not set
+        raise click.BadParameter("names no file")
+    return value
+
+
 config_option = click.option(
-    "--config", "config_path", metavar="FILE", help="Configuration file [default: /etc/mountwatch/config.toml]."
+    "--config",
+    "config_path",
+    metavar="FILE",
+    callback=_a_file,
+    help="Configuration file [default: /etc/mountwatch/config.toml].",
 )
+
+
+def address_of(text: str) -> Address:
+    """What an argument names; a relative path is one below the working directory."""
+    from watcher.core.explain import address
+
+    try:
+        # getcwd(2) asks no file system.
+        return address(text, os.getcwd() if not text.startswith(("/", "ct:", "host:")) else "/")
+    except ValueError as e:
+        from watcher.values import shown
+
+        raise click.UsageError(f"{shown(text)} {e}") from None
+    except OSError as e:
+        raise Refused([f"the working directory: {e.strerror}; give a path that starts with /"]) from None
 
 
 def _asking(ctx: click.Context, config_path: str | None, ask: Callable[[str], int | None]) -> NoReturn:
@@ -174,7 +202,8 @@ def probe(ctx: click.Context, config_path: str | None, mount: str) -> None:
     """
     from watcher import overview
 
-    _asking(ctx, config_path, lambda path: overview.probe(path, mount, click.echo))
+    asked = address_of(mount)
+    _asking(ctx, config_path, lambda path: overview.probe(path, asked, click.echo))
 
 
 @click.command("channels")

@@ -10,29 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from watcher.commands import Refused, config_option
+from watcher.commands import Refused, address_of, config_option
 from watcher.completion import complete_mounts
+from watcher.printing import verdict_stands
 
 if TYPE_CHECKING:
-    from watcher.core.explain import Address
     from watcher.settings import Settings
 
 
 Document = dict[str, Any]
-
-
-def _address(text: str) -> Address:
-    from watcher.core.explain import address
-
-    try:
-        # getcwd(2) asks no file system.
-        return address(text, os.getcwd() if not text.startswith(("/", "ct:", "host:")) else "/")
-    except ValueError as e:
-        from watcher.values import shown
-
-        raise click.UsageError(f"{shown(text)} {e}") from None
-    except OSError as e:
-        raise Refused([f"the working directory: {e.strerror}; give a path that starts with /"]) from None
 
 
 def _settings(config_path: str | None) -> Settings:
@@ -53,13 +39,14 @@ def _found(look: Callable[[], Document]) -> Document:
 
 
 def _say(document: Document, lines: Callable[[Document], Iterable[str]], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-    else:
-        for line in lines(document):
-            click.echo(line)
-    for note in document["notes"]:
-        click.echo(f"watcher: {note}", err=True)
+    with verdict_stands():
+        if as_json:
+            click.echo(json.dumps(document, indent=2))
+        else:
+            for line in lines(document):
+                click.echo(line)
+        for note in document["notes"]:
+            click.echo(f"watcher: {note}", err=True)
 
 
 @click.command("explain")
@@ -77,7 +64,7 @@ def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: st
     """
     from watcher import explained, explaining
 
-    asked = _address(path)
+    asked = address_of(path)
     document = _found(lambda: explaining.explain(_settings(config_path or ctx.obj), asked, os.environ))
     _say(document, explained.lines, as_json=as_json)
     ctx.exit(explained.exit_code(document))
@@ -97,7 +84,7 @@ def hidden(ctx: click.Context, config_path: str | None, as_json: bool, paths: tu
     """
     from watcher import uncovering
 
-    asked = [_address(path) for path in paths]
+    asked = [address_of(path) for path in paths]
     document = _found(lambda: uncovering.uncover(_settings(config_path or ctx.obj), asked))
     _say(document, uncovering.lines, as_json=as_json)
     ctx.exit(uncovering.exit_code(document))

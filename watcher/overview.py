@@ -9,10 +9,11 @@ from time import monotonic, sleep  # noqa: TID251  # no loop runs in these comma
 from typing import Any
 
 from watcher.control import Answer, NoAnswer, Say, Unreachable, ask, follow, listed, quoted
-from watcher.core.explain import past_words
+from watcher.core.explain import Address, past_words
 from watcher.core.wording import container_name, count, duration, name, printable
-from watcher.model import HOST, Cause, Usage
+from watcher.model import HOST, Cause, Place, Usage
 from watcher.output import CRITICAL, OK, WARNING, Row, console, status_words, table_of, why
+from watcher.printing import mute_stdout, nobody_reads, verdict_stands
 
 PROBE_LIMIT = 330.0  # seconds for a probe to come back: the longest timeout that can be set, and some
 PROBE_POLL = 0.1  # seconds
@@ -27,19 +28,24 @@ def status(path: str, *, as_json: bool, say: Say) -> int:
     """0 all ok, 1 warnings, 2 something stale or missing."""
     answer = ask(path, "GET", "mounts").or_refuse()
     entries = listed(answer, "mounts")
-    if as_json:
-        say(json.dumps(answer, indent=2))
-    else:
-        screen = console()
-        if entries:
-            screen.print(table_of(map(_row, entries)))
-            screen.print()
-        screen.print(_line(answer), markup=False)
+    with verdict_stands():
+        if as_json:
+            say(json.dumps(answer, indent=2))
+        else:
+            _print_table(answer, entries)
     return exit_code(entries)
 
 
+def _print_table(answer: Any, entries: Sequence[Entry]) -> None:
+    screen = console()
+    if entries:
+        screen.print(table_of(map(_row, entries)))
+        screen.print()
+    screen.print(_line(answer), markup=False)
+
+
 def watch(path: str, *, as_json: bool, say: Say) -> int:
-    """The same, going on until interrupted. Raises Unreachable when the service ends."""
+    """The same, going on until interrupted, or nobody reads on. Raises Unreachable when the service ends."""
     try:
         if as_json:
             for kind, data in follow(path):
@@ -48,7 +54,8 @@ def watch(path: str, *, as_json: bool, say: Say) -> int:
             _watch_on_terminal(path)
         else:
             _watch_in_lines(path, say)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
+        mute_stdout()
         return OK  # how this ends
     raise Unreachable("the service has ended")
 
@@ -71,8 +78,11 @@ def _watch_on_terminal(path: str) -> None:
 def _watch_in_lines(path: str, say: Say) -> None:
     """The table once, and a line for each change."""
     for kind, data in follow(path):
+        if nobody_reads():
+            raise BrokenPipeError
         if kind == "hello":
-            status(path, as_json=False, say=say)
+            answer = ask(path, "GET", "mounts").or_refuse()
+            _print_table(answer, listed(answer, "mounts"))
         elif kind == "change":
             say(_change(data))
 
@@ -128,24 +138,26 @@ def _why(entry: Entry) -> str:
 # ---- probe
 
 
-def probe(path: str, mount: str, say: Say) -> int:
+def probe(path: str, asked: Address, say: Say) -> int:
     """0 ok, 1 a warning or not to be probed now, 2 stale or missing. Raises Unreachable if it is not watched."""
-    mount = mount.rstrip("/") or "/"
+    mount = str(Place(*asked))
     answer = ask(path, "POST", f"probe?mount={quoted(mount)}")
     if answer.status == 404:
         raise Unreachable(f"{name(mount, 200)} is not watched; `watcher status` lists what is")
     if answer.status == 409 and isinstance(answer.body, dict) and isinstance(answer.body.get("mount"), dict):
         entry = answer.body["mount"]
-        say(f"{_verdict(entry)}; cannot be probed now: {name(str(answer.body.get('detail')), 300)}")
+        with verdict_stands():
+            say(f"{_verdict(entry)}; cannot be probed now: {name(str(answer.body.get('detail')), 300)}")
         return max(WARNING, exit_code([entry | {"show_only": False}]))
     before = answer.or_refuse()["mount"]
     until = monotonic() + PROBE_LIMIT
     while monotonic() < until:
         [entry] = listed(ask(path, "GET", f"mounts?id={quoted(before['id'])}").or_refuse(), "mounts")
         if entry["probes"] != before["probes"]:
-            say(_verdict(entry))
-            for line in entry["advice"]:
-                say(f"  {name(str(line), 500)}")
+            with verdict_stands():
+                say(_verdict(entry))
+                for line in entry["advice"]:
+                    say(f"  {name(str(line), 500)}")
             return exit_code([entry | {"show_only": False}])
         sleep(PROBE_POLL)
     raise NoAnswer(f"no probe came back within {PROBE_LIMIT:g} s")
@@ -191,27 +203,32 @@ def channels(path: str, *, as_json: bool, say: Say) -> int:
     """0 all work, 1 one fails."""
     answer = ask(path, "GET", "channels").or_refuse()
     entries = listed(answer, "channels")
-    if as_json:
-        say(json.dumps(answer, indent=2))
-    elif not entries:
-        say("no channels: nobody is told")
-    else:
-        rows = [("CHANNEL", "STATE", "WAITING", "LAST TOLD", "")]
-        rows += [
-            (
-                name(str(c["name"]), 64),
-                "FAILING" if c["state"] == "failing" else str(c["state"]),
-                str(c["waiting"]),
-                f"{_time(c['last_told']):%Y-%m-%d %H:%M:%S}" if c["last_told"] else "-",
-                _trouble(c),
-            )
-            for c in entries
-        ]
-        widths = [max(len(row[n]) for row in rows) for n in range(4)]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-            say("  ".join([*cells, row[4]]).rstrip())
+    with verdict_stands():
+        if as_json:
+            say(json.dumps(answer, indent=2))
+        elif not entries:
+            say("no channels: nobody is told")
+        else:
+            _print_channels(entries, say)
     return WARNING if any(c["state"] == "failing" for c in entries) else OK
+
+
+def _print_channels(entries: Sequence[Entry], say: Say) -> None:
+    rows = [("CHANNEL", "STATE", "WAITING", "LAST TOLD", "")]
+    rows += [
+        (
+            name(str(c["name"]), 64),
+            "FAILING" if c["state"] == "failing" else str(c["state"]),
+            str(c["waiting"]),
+            f"{_time(c['last_told']):%Y-%m-%d %H:%M:%S}" if c["last_told"] else "-",
+            _trouble(c),
+        )
+        for c in entries
+    ]
+    widths = [max(len(row[n]) for row in rows) for n in range(4)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        say("  ".join([*cells, row[4]]).rstrip())
 
 
 def _trouble(channel: Entry) -> str:
@@ -237,11 +254,12 @@ def health(path: str, *, as_json: bool, say: Say) -> int:
     if answer.status not in (200, 503) or not isinstance(answer.body, dict):
         answer.or_refuse()
         raise Unreachable("the service answers nonsense")
-    if as_json:
-        say(json.dumps(answer.body, indent=2))
-    elif answer.body.get("healthy"):
-        say(f"healthy: {name(str(answer.body.get('status', '')), 500)}")
-    else:
-        for reason in answer.body.get("reasons", []):
-            say(f"UNHEALTHY: {name(str(reason), 500)}")
+    with verdict_stands():
+        if as_json:
+            say(json.dumps(answer.body, indent=2))
+        elif answer.body.get("healthy"):
+            say(f"healthy: {name(str(answer.body.get('status', '')), 500)}")
+        else:
+            for reason in answer.body.get("reasons", []):
+                say(f"UNHEALTHY: {name(str(reason), 500)}")
     return 0 if answer.body.get("healthy") is True else 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
-from urllib.parse import quote
 
 from watcher.control import Say, Unreachable, ask
 from watcher.core.wording import count, duration, name
+from watcher.printing import verdict_stands
 from watcher.values import parse_time_of_day, shown
 
+_LONGEST_ID = 64  # characters, and generously: a later version may draw longer ones
 _WIDTH = 60  # characters of a list of patterns in a table
 
 
@@ -18,10 +19,11 @@ def silence(path: str, patterns: Sequence[str], until: Mapping[str, str], commen
     """`until`: {"duration": "2h"} or {"ends": "2026-11-20T18:30:00+01:00"}."""
     answer = ask(path, "POST", "silences", {"mounts": list(patterns), "comment": comment, **until}).or_refuse()
     ends = datetime.fromisoformat(answer["ends"]).astimezone()
-    say(f"silence {answer['id']}: {_list(answer['mounts'])} until {_moment(ends)}, {_covers(answer['matches'])}")
-    say(f"end it earlier: watcher unsilence {answer['id']}")
-    for pattern in answer["unmatched"]:
-        warn(f"warning: {shown(pattern)} matches no mount that is watched now; is that what you meant?")
+    with verdict_stands():
+        say(f"silence {answer['id']}: {_list(answer['mounts'])} until {_moment(ends)}, {_covers(answer['matches'])}")
+        say(f"end it earlier: watcher unsilence {answer['id']}")
+        for pattern in answer["unmatched"]:
+            warn(f"warning: {shown(pattern)} matches no mount that is watched now; is that what you meant?")
 
 
 def silences(path: str, *, as_json: bool, say: Say) -> None:
@@ -49,11 +51,13 @@ def silences(path: str, *, as_json: bool, say: Say) -> None:
 
 def unsilence(path: str, names: Sequence[str], say: Say) -> None:
     for wanted in names:
-        answer = ask(path, "DELETE", f"silences/{quote(wanted, safe='', errors='surrogateescape')}")
-        if answer.status == 404:
+        known = wanted.isascii() and wanted.isalnum() and len(wanted) <= _LONGEST_ID
+        answer = ask(path, "DELETE", f"silences/{wanted}") if known else None
+        if answer is None or answer.status == 404:
             raise Unreachable(f"there is no silence {shown(wanted)}; `watcher silences` lists them")
         answer.or_refuse()
-        say(f"silence {wanted} ended")
+        with verdict_stands():
+            say(f"silence {wanted} ended")
 
 
 # ---- times
@@ -68,7 +72,10 @@ def moment_of(text: str, now: datetime) -> datetime:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(f'{e} or "2026-11-20 18:30"') from None
-        return moment.astimezone()
+        try:
+            return moment.astimezone()
+        except (ValueError, OverflowError):
+            raise ValueError(f"{shown(text)} is too far away for the clock") from None
     for days in (0, 1):
         moment = datetime.combine(_date(now, days), time()) + timedelta(minutes=minutes)
         if moment > now:

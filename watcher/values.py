@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
+from watcher.core.wording import printable
 from watcher.model import Kind
 
 Report = Callable[[str, str], None]  # (where, what is wrong and what to do)
@@ -46,7 +47,12 @@ def shown(value: str) -> str:
         return f'"{match[1] if match else ""}://***"'
     if len(value) > _SHOWN:
         value = value[: _SHOWN - 1] + "…"
-    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value) + '"'
+    # A byte that is not UTF-8 as everywhere else: \\xff.
+    return '"' + "".join(c if c.isprintable() else _escaped(c) for c in value) + '"'
+
+
+def _escaped(char: str) -> str:
+    return printable(char) if "\udc80" <= char <= "\udcff" else ascii(char)[1:-1]
 
 
 def key_name(key: str) -> str:
@@ -244,6 +250,8 @@ def fstype_fault(pattern: str) -> str | None:
 def mount_fault(pattern: str) -> str | None:
     if "\0" in pattern:
         return "holds a NUL character, which no path does; remove it"
+    if pattern == "server:":
+        return '"server:" names no server; write such as "server:nas01"'
     if not pattern.startswith(("/", "*", "?", "[", "host:", "ct:", "server:")):
         hint = ' (a server is written "server:nas01")' if ":" in pattern else ""
         return f'{shown(pattern)} matches no mount; mount points begin with "/", as in "/mnt/*"{hint}'

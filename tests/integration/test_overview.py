@@ -61,6 +61,21 @@ async def line_with(process: asyncio.subprocess.Process, pattern: str) -> str:
     raise AssertionError(f"no line with {pattern!r}")
 
 
+async def shell(site: Site, line: str) -> tuple[int | None, str, str]:
+    """A line of shell in which `watcher` is this one."""
+    environment = {**os.environ, "WATCHER_CONFIG": str(site.config), "python": sys.executable}
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'watcher() {{ "$python" -W error -m watcher "$@"; }}\n{line}'),
+        cwd="/",
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LIMIT):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
 @pytest.mark.parametrize(
     "command",
     [["status"], ["status", "--watch"], ["status", "--json"], ["history"], ["probe", "/mnt/x"], ["channels"]],
@@ -94,6 +109,7 @@ async def test_status_probe_history_and_channels(site: Site) -> None:
         outcome = await site.run("probe", f"{nas.mount_point}/")
         assert (outcome.code, outcome.err) == (0, "")
         assert re.fullmatch(rf"ok: {nas.mount_point} \(nas:/export\); answered in [0-9.]+ ms\n", outcome.out)
+        assert (await site.run("probe", nas.mount_point.removeprefix("/"))).out.startswith(f"ok: {nas.mount_point}")
         outcome = await site.run("probe", "/nowhere")
         assert outcome == (3, "", "watcher: /nowhere is not watched; `watcher status` lists what is\n")
         async with running(site, "status", "--watch") as watching, running(site, "status", "--watch", "--json") as raw:
@@ -125,6 +141,14 @@ async def test_status_probe_history_and_channels(site: Site) -> None:
                     assert outcome.code == 2
             watching.send_signal(signal.SIGINT)
             assert await watching.wait() == 0
+
+            # ---- nobody reads on, or the disk is full: the exit code is the same, and nothing waits for a change
+            commands = ("status --json", "status --watch")
+            unread = ";".join(f"{{ watcher {command}; echo $? >&2; }} | :" for command in commands)
+            assert await shell(site, unread) == (0, "", "2\n0\n")
+            full = "cannot write the result: No space left on device\n"
+            assert await shell(site, "watcher status >/dev/full") == (2, "", f"watcher: {full}")
+            assert await shell(site, "watcher history >/dev/full") == (3, "", f"watcher: {full}")
 
             # ---- what has happened, and who could not be told
             outcome = await site.run("history", "--since", "1h")

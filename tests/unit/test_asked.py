@@ -38,7 +38,16 @@ from watcher.core.quiet import Window
 from watcher.core.saved import Passed
 from watcher.core.silences import Silences
 from watcher.model import HOST, Asked, Change, Kind, Place, ProbeStarted, Subject, Wedged
-from watcher.status.queries import HistoryAsked, MountAsked, Problem, history_asked, mount_asked, no_query, probe_asked
+from watcher.status.queries import (
+    HistoryAsked,
+    MountAsked,
+    Problem,
+    history_asked,
+    mount_asked,
+    no_query,
+    probe_asked,
+    refuse_if_crowded,
+)
 
 NOW = 1_795_186_445.0  # 2026-11-20T14:54:05Z
 NAS = mount("/mnt/nas")
@@ -120,6 +129,18 @@ def test_any_query_is_answered_or_refused(query: str) -> None:
 @pytest.mark.parametrize(("query", "name"), [("mount=/x", "/x"), ("mount=host:/x", "/x"), ("mount=ct:1:/x", "ct:1:/x")])
 def test_which_mount_is_to_be_probed(query: str, name: str) -> None:
     assert probe_asked(query) == name
+
+
+def test_silences_have_so_many_patterns_in_all() -> None:
+    crowd = [silence(*(f"/mnt/{n}" for n in range(100)), name=f"s{n}") for n in range(9)]
+    refuse_if_crowded(crowd, 100)
+    with pytest.raises(
+        Problem, match=r"may have 1000 patterns in all, and have 900; end some first, or use wider"
+    ) as e:
+        refuse_if_crowded(crowd, 101)
+    assert e.value.status == 409
+    with pytest.raises(Problem, match="there are 1000 silences already; end some first"):
+        refuse_if_crowded([silence("*")] * 1000, 1)
 
 
 # ---- ids

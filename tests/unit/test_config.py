@@ -267,6 +267,10 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
             '(a server is written "server:nas01")',
         ),
         (
+            '[watch]\nexclude = ["server:"]',
+            '[watch] exclude[1]: "server:" names no server; write such as "server:nas01"',
+        ),
+        (
             '[watch]\nexclude = ["/a\\u0000"]',
             "[watch] exclude[1]: holds a NUL character, which no path does; remove it",
         ),

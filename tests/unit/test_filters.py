@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import mount, place, watching
-from watcher.core.filters import MountPatterns, closed, server_of
+from watcher.core.filters import MountPatterns, closed, literal, server_of
 from watcher.model import HOST, Mount, Pace
 
 TEXT = st.text(st.characters(codec=None), max_size=40)
@@ -203,6 +203,19 @@ def test_any_filter_takes_any_mount(
 def test_brackets_that_nothing_closes_cost_no_more_than_others() -> None:
     # Else translate() reads 4,096 of them to the end 4,096 times: seconds, in which the service would stand still.
     assert closed("/mnt/[a]" + "[" * 4096) == "/mnt/[a]" + "[[]" * 4096
+
+
+@given(st.lists(st.text("[]!*?a", max_size=8), max_size=3), st.text("[]!*?a", max_size=4))
+def test_a_pattern_is_a_glob_whether_it_matches_one_text_or_many(globs: list[str], text: str) -> None:
+    found = MountPatterns([f"/{glob}" for glob in globs]).match(place(f"/{text}"), None)
+    assert found is any(regex(translate(f"/{glob}")).match(f"/{text}") for glob in globs)
+
+
+@given(st.text("[]!*?a", max_size=8), st.text("[]!*?a", max_size=8))
+def test_a_literal_matches_itself_alone(text: str, other: str) -> None:
+    patterns = MountPatterns([literal(f"/{text}")])
+    assert patterns.match(place(f"/{text}"), None)
+    assert patterns.match(place(f"/{other}"), None) is (text == other)
 
 
 @given(st.text("[]!-^a/*?", max_size=12), st.text("[]!-^a/", max_size=8))

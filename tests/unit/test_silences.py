@@ -10,7 +10,17 @@ from tests.unit.mounts import subject, transition
 from watcher.core.incident import Incident
 from watcher.core.incidents import Incidents
 from watcher.core.quiet import Window
-from watcher.core.silences import ALPHABET, ID_LENGTH, MAX_SILENCES, REMEMBERED, Silences, matching, new_id
+from watcher.core.silences import (
+    ALPHABET,
+    ID_LENGTH,
+    MAX_IN_ALL,
+    MAX_SILENCES,
+    REMEMBERED,
+    Silences,
+    matching,
+    new_id,
+    unmatched,
+)
 from watcher.model import HOST, Change, Kind, Place, Silence, Subject, Superblock
 
 WALL = 1_000_000.0
@@ -135,6 +145,32 @@ def test_who_sets_and_ends_them_all_day_fills_no_memory() -> None:
     silences.add(silence("*", name="held"))
     assert [s.id for s in silences.prune(WALL + MAX_SILENCES + 3)] == ["s0", "s1", "s2"]
     assert len(silences.ids) == MAX_SILENCES + 1
+    many = [silence(*("*" for _ in range(MAX_IN_ALL // 2)), ends=WALL + n, name=f"s{n}") for n in range(3)]
+    assert Silences(at_utc, many).prune(WALL + 3) == many[:1]
+
+
+PATTERNS = st.sampled_from(["*", "/mnt/*", "/mnt/a", "/mnt/[ab]", "host:/mnt/b", "ct:*", "server:nas01", "/mnt/[*]"])
+
+
+@given(
+    st.lists(st.tuples(st.lists(PATTERNS, min_size=1, max_size=3), st.integers(1, 9)), max_size=5), st.integers(0, 9)
+)
+def test_all_that_hold_cover_what_one_of_them_does(wanted: list[tuple[list[str], int]], later: int) -> None:
+    mounts = dict.fromkeys((Place(HOST, "/mnt/a"), Place(HOST, "/mnt/b"), Place("ct:1", "/x")), "nas01")
+    mounts |= {Place(HOST, "/mnt/*"): "", Place(HOST, "/srv"): ""}
+    silences = Silences(at_utc)
+    for n, (globs, length) in enumerate(wanted):
+        silences.add(silence(*globs, ends=WALL + length, name=f"s{n}"))
+        silences.covered(mounts, WALL)  # asked in between, it knows of each all the same
+    at = WALL + later
+    assert silences.covered(mounts, at) == {
+        place for globs, length in wanted if length > later for place in matching(globs, mounts)
+    }
+    silences.end("s0", at)
+    silences.prune(at + REMEMBERED)
+    if "s0" not in silences.ids:
+        silences.add(silence("/srv", ends=at + HOUR, name="s0"))
+        assert Place(HOST, "/srv") in silences.covered(mounts, at)
 
 
 # ---- quiet windows
@@ -177,3 +213,4 @@ def test_matching() -> None:
     assert matching(["/mnt/*"], mounts) == [Place(HOST, "/mnt/a"), Place("ct:101", "/mnt/a")]
     assert matching(["ct:101:*", "server:nas02"], mounts) == [Place("ct:101", "/mnt/a"), Place(HOST, "/srv")]
     assert matching(["/mtn/*"], mounts) == []
+    assert unmatched(["/mtn/*", "/mnt/a", "host:/srv", "/mnt/b", "server:nas0?"], mounts) == ["/mtn/*", "/mnt/b"]

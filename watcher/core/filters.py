@@ -49,12 +49,26 @@ def closed(glob: str) -> str:
     return head + end + tail.replace("[", "[[]")
 
 
+_LITERAL = re.compile(r"\[([*?[])\]")
+
+
+def _only(glob: str) -> str | None:
+    """The one text that a pattern matches, None where it may match several."""
+    # Not "[": what begins so and is no `literal` is left to fnmatch.
+    return None if re.search(r"[*?[]", _LITERAL.sub("", glob)) else _LITERAL.sub(r"\1", glob)
+
+
 def _any_of(globs: Iterable[str]) -> Callable[[str], bool]:
-    patterns = [translate(closed(glob)) for glob in globs]
+    exact, patterns = set(), []
+    for glob in globs:
+        if (text := _only(glob)) is not None:
+            exact.add(text)  # a thousand of these cost what one does
+        else:
+            patterns.append(translate(closed(glob)))
     if not patterns:
-        return lambda _: False
+        return exact.__contains__
     match = re.compile("|".join(patterns)).match
-    return lambda text: match(text) is not None
+    return lambda text: text in exact or match(text) is not None
 
 
 def literal(text: str) -> str:

@@ -67,6 +67,10 @@ class Service(Protocol):
         """How many of the watched mounts they are about."""
         ...
 
+    def unmatched(self, patterns: Sequence[str]) -> list[str]:
+        """Those that are about none of them."""
+        ...
+
     def health(self) -> Health: ...
 
     def mount_on(self, path: Address) -> dict[str, Any] | None:
@@ -112,7 +116,7 @@ def silence_json(silence: Silence, service: Service) -> dict[str, Any]:
         "ends": time_json(silence.ends),
         "comment": silence.comment,
         "matches": service.matches(silence.patterns),
-        "unmatched": [pattern for pattern in silence.patterns if not service.matches([pattern])],
+        "unmatched": service.unmatched(silence.patterns),
     }
 
 

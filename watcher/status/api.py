@@ -179,7 +179,7 @@ class Api:
         except TimeoutError:
             raise Problem(408, f"the body did not arrive within {BODY_LIMIT:g} s") from None
         asked = wanted(body, time())
-        refuse_if_crowded(len(self._service.silences()))
+        refuse_if_crowded(self._service.silences(), len(asked.patterns))
         silence = await self._service.silence(*asked)
         location = {"Location": f"/api/v1/silences/{silence.id}"}
         return _json(silence_json(silence, self._service), 201, location)
@@ -235,7 +235,7 @@ _DETAILS = {
     404: "there are /api/v1/mounts, incidents, history, channels, silences, silences/ID, probe, events and health, "
     "and /, /events, /metrics, /healthz and /readyz",
     405: "not with this method",
-    413: f"the body has more than {MAX_BODY} bytes",
+    413: f"the body has more than {MAX_BODY} bytes; send less, such as fewer patterns that are wider",
 }
 
 

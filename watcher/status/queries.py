@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -10,7 +11,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from watcher.core.explain import Address, address
-from watcher.core.silences import LONGEST, MAX_SILENCES
+from watcher.core.silences import LONGEST, MAX_IN_ALL, MAX_SILENCES
+from watcher.model import Silence
 from watcher.values import format_duration, mount_fault, parse_duration, shown
 
 MAX_BODY = 64 * 1024  # bytes
@@ -105,10 +107,14 @@ def _end(asked: _NewSilence, now: float) -> float:
     return ends
 
 
-def refuse_if_crowded(number: int) -> None:
-    """Raises Problem if there are too many silences."""
-    if number >= MAX_SILENCES:
-        raise Problem(409, f"there are {number} silences already; end some first")
+def refuse_if_crowded(silences: Sequence[Silence], more: int) -> None:
+    """Raises Problem if there are too many silences for one with `more` patterns."""
+    if len(silences) >= MAX_SILENCES:
+        raise Problem(409, f"there are {len(silences)} silences already; end some first")
+    patterns = sum(len(silence.patterns) for silence in silences)
+    if patterns + more > MAX_IN_ALL:
+        words = f"silences may have {MAX_IN_ALL} patterns in all, and have {patterns}"
+        raise Problem(409, f"{words}; end some first, or use wider patterns, such as server:NAME")
 
 
 class MountAsked(NamedTuple):
