@@ -28,7 +28,7 @@ from watcher.investigating import Investigator
 from watcher.model import Asked, MountState, Place, Silence, Transition
 from watcher.silencing import Silencing
 from watcher.status.answers import Health, Probing
-from watcher.status.feed import Feed
+from watcher.status.feed import Feed, event_text
 from watcher.store import Store
 from watcher.watching import Watching
 
@@ -74,6 +74,10 @@ class Answering:
             self.feed.change(lambda: chronicle.change_json(Passed(wall, transition)))
         except Exception:  # a bug here must be seen, and must not end the watching
             log.exception("cannot tell of a change")
+
+    def silences_changed(self) -> None:
+        """Others hold than before: tell those who listen."""
+        self.feed.tell(event_text("silences", {"at": utc(time()), "silences": len(self._silencing.active())}))
 
     # ---- silences
 

@@ -136,7 +136,7 @@ class Daemon:
             attempted=self._figures.delivery,
         )
         self._continuity.take_up(self._incidents, self._sender)
-        self._silencing = Silencing(self._store, self._sender.kick, local=local_time)
+        self._silencing = Silencing(self._store, self._silences_changed, local=local_time)
         self._silencing.configure(quiet.window() for quiet in settings.notify.quiet)
         await self._silencing.load()
         self._heartbeat = Heartbeat(self._verdict)
@@ -265,6 +265,11 @@ class Daemon:
                     self._investigator.look(incident, within=BURST)  # known by the time that it is told
                 self._growing.look()
                 self._sender.kick()
+
+    def _silences_changed(self) -> None:
+        self._sender.kick()
+        if self._answering is not None:
+            self._answering.silences_changed()
 
     def _verdict(self) -> vitals.Verdict:
         """Whether we work ourselves."""

@@ -8,18 +8,23 @@ import contextlib
 import errno
 import json
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from aiohttp import web
 
 from tests.conftest import skip_or_fail
 from tests.fakes.chromium import Chromium, Tab, missing, others, without
-from tests.fakes.fuse import OK, fails
+from tests.fakes.fuse import HANG, OK, fails
+from tests.fakes.terminal import Terminal
+from tests.integration.prometheus import Server, free_ports, prometheus
 from tests.integration.service import HOST, Site, toml
 from watcher.status.page import load
 
@@ -333,13 +338,6 @@ async def test_hostile_names_are_text(chromium: Chromium, tmp_path: Path) -> Non
 # ---- the real service
 
 
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
-
-
 def answers(address: str) -> bool:
     host, _, port = address.partition(":")
     with socket.socket() as trial:
@@ -350,18 +348,53 @@ def state_of(name: str) -> str:
     return f"{row(name)}?.querySelector('.status').innerText"
 
 
+def color_of(name: str) -> str:
+    return f"getComputedStyle({row(name)}.querySelector('.status .icon')).color"
+
+
+def watching(site: Site) -> Terminal:
+    """`watcher status --watch` as a person has it."""
+    return Terminal([sys.executable, "-m", "watcher", "--config", str(site.config), "status", "--watch"])
+
+
+def scraping(address: str, token: Path) -> str:
+    """As the README has it, and more often."""
+    return f"""
+        global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
+        scrape_configs:
+          - job_name: mountwatch
+            authorization: {{credentials_file: {token}}}
+            static_configs: [{{targets: ["{address}"]}}]
+    """
+
+
+async def shows(server: Server, expression: str, value: int) -> None:
+    """Until it is this that Prometheus has of it."""
+    await server.until(
+        f"/api/v1/query?{urlencode({'query': expression})}",
+        lambda answer: [float(each["value"][1]) for each in answer["data"]["result"]] == [value],
+        f"{expression} is {value}",
+    )
+
+
 async def test_what_happens_is_seen_as_it_happens(site: Site, chromium: Chromium, tmp_path: Path) -> None:
+    """A server's plug is pulled: seen on the page, on a terminal and by Prometheus, silenced, and over by itself."""
     nas, other = site.mount("nas", fstype="fuse.sshfs", source="nas01:/export"), site.mount("other")
     site.mount("third", source="nas01:/third", fstype="fuse.sshfs")
-    address = f"127.0.0.1:{free_port()}"
+    [port, scrapes] = free_ports(2)
+    address = f"127.0.0.1:{port}"
     origin = f"http://{address}"
     site.write(site.path / "token", "s3cret-s3cret-s3cret\n")
     asked = f"[status]\nlisten = {toml(address)}\ntoken_file = {toml(str(site.path / 'token'))}"
     site.write(site.config, site.config_text().replace("[status]", asked))
     nas01, second = site.place("nas"), site.place("other")
-    async with chromium.tab() as tab:
-        async with site.service() as service:
+    said = "document.querySelector('tr.detail [role=status]').textContent"
+    stale = f'mountwatch_mount_state{{mountpoint="{nas01}",state="stale"}}'
+    async with chromium.tab() as tab, prometheus(tmp_path, scraping(address, site.path / "token"), scrapes) as server:
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(site.service())
             await service.wait_until(lambda: answers(address), "it listens")
+            terminal = await stack.enter_async_context(watching(site))
             with without(tab.complaints, r"^network: .* 401 "):
                 await tab.open(f"{origin}/")
                 await tab.wait("document.activeElement.id === 'token-field'")
@@ -372,11 +405,18 @@ async def test_what_happens_is_seen_as_it_happens(site: Site, chromium: Chromium
             assert await tab.value("document.querySelector('#incidents .list').innerText") == "None."
             assert await tab.value(f"{row(nas01)}.closest('tbody').querySelectorAll('tr.mount').length") == 2
             await tab.shot(tmp_path / "ok.png")
+            green = await tab.value(color_of(nas01))
+            await terminal.wait(rf"\nok +{nas01} ")
+            await shows(server, stale, 0)
 
-            nas.set(fails(errno.ESTALE))
+            nas.set(HANG)
             await tab.wait(f"{state_of(nas01)} === 'STALE'")
+            red = await tab.value(color_of(nas01))
+            assert red != green == await tab.value(color_of(second))
+            await terminal.wait(rf"\nSTALE +{nas01} +nas01:/export .* NO ANSWER")
+            await shows(server, stale, 1)
             assert await tab.value(f"{state_of(second)}") == "ok"
-            await tab.wait(f"document.querySelector('.incident h3')?.innerText === '{nas01} STALE HANDLE'")
+            await tab.wait(f"document.querySelector('.incident h3')?.innerText === '{nas01} NO ANSWER'")
             await tab.wait("document.querySelector('.incident .advice')?.innerText.startsWith('Do: ')")
             await tab.wait("document.querySelector('#events li')?.innerText.startsWith('stale')")
             assert await tab.value("document.title") == f"1 not ok – {HOST}"
@@ -385,16 +425,29 @@ async def test_what_happens_is_seen_as_it_happens(site: Site, chromium: Chromium
             await tab.value(f"{row(nas01)}.querySelector('.name').click()")
             await tab.wait("document.querySelector('tr.detail .advice')")
             await tab.shot(tmp_path / "stale.png")
-            await tab.value("[...document.querySelectorAll('tr.detail button')][0].click()")
-            await tab.wait("document.querySelector('tr.detail [role=status]').textContent.startsWith('Asked.')")
+            with without(tab.complaints, r"^network: .* 409 "):
+                await tab.value("[...document.querySelectorAll('tr.detail button')][0].click()")
+                await tab.wait(f"{said}.startsWith('an earlier probe still hangs')")
             await tab.value("[...document.querySelectorAll('tr.detail button')][1].click()")
             await tab.wait("document.querySelector('#silences li .mono')?.innerText === 'host:' + " + json.dumps(nas01))
             await tab.wait(f"{row(nas01)}.querySelector('[aria-label=silenced]')")
             await tab.value("document.querySelector('#silences li button').click()")
             await tab.wait("document.querySelector('#silences .list').innerText === 'None.'")
 
+            # And by one command.
+            assert (await site.run("silence", "--server", "nas01", "--for", "2h")).code == 0
+            await tab.wait(f"{row(nas01)}.querySelector('[aria-label=silenced]')")
+            await tab.shot(tmp_path / "silenced.png")
+            await terminal.wait(rf"\nSTALE \(silenced\) +{nas01} ")
+            await shows(server, "mountwatch_silences", 1)
+
             nas.set(OK)
             await tab.wait(f"{state_of(nas01)} === 'ok'")
+            assert await tab.value(color_of(nas01)) == green
+            await terminal.wait(rf"\nok \(silenced\) +{nas01} ")
+            await shows(server, stale, 0)
+            await tab.value("[...document.querySelectorAll('tr.detail button')][0].click()")
+            await tab.wait(f"{said}.startsWith('Asked.')")
             await tab.wait("document.querySelector('#events li').innerText.startsWith('ok again')")
             await tab.wait("document.querySelector('#incidents .list').innerText === 'None.'")
             assert_clean(tab, origin)
@@ -402,6 +455,8 @@ async def test_what_happens_is_seen_as_it_happens(site: Site, chromium: Chromium
             # The service is gone: what is seen is old, and says so.
             with without(tab.complaints, r"^network: Failed to load resource: net::ERR_"):
                 assert await service.end() == 0
+                assert await terminal.end() == 3
+                assert "watcher: the service has ended" in terminal.screen
                 await tab.wait("!document.querySelector('#banner').hidden && document.querySelector('body.old')")
         with without(tab.complaints, r"^network: Failed to load resource: net::ERR_"):
             banner = "document.querySelector('#banner').innerText"
