@@ -151,7 +151,7 @@ async def _read(db: aiosqlite.Connection) -> Saved:
         incidents[incident.number] = incident
     state = State(
         incidents=incidents,
-        channels={n: Served(float(added), failing) for n, added, failing in await _rows(db, "SELECT * FROM channels")},
+        channels={name: Served(*row) for name, *row in await _rows(db, "SELECT * FROM channels")},
         told={
             (str(channel), int(number)): msgspec.convert(json.loads(body), Told, str_keys=True, strict=False)
             for channel, number, body in await _rows(db, "SELECT channel, incident, body FROM told")
@@ -229,7 +229,7 @@ async def _write(db: aiosqlite.Connection, changes: Changes, now: float) -> None
         ((n, i.opened, i.closed, _json(i)) for n, i in incidents.put.items()),
     )
     await put("DELETE FROM channels WHERE name = ?", ((name,) for name in channels.drop))
-    await put("INSERT OR REPLACE INTO channels VALUES (?, ?, ?)", ((n, *c) for n, c in channels.put.items()))
+    await put("INSERT OR REPLACE INTO channels VALUES (?, ?, ?, ?)", ((n, *c) for n, c in channels.put.items()))
     await put("DELETE FROM told WHERE channel = ? AND incident = ?", told.drop)
     await put("INSERT OR REPLACE INTO told VALUES (?, ?, ?)", ((*key, _json(t)) for key, t in told.put.items()))
     await put("DELETE FROM lately WHERE channel = ? AND grp = ?", ((c, os.fsencode(g)) for c, g in lately.drop))

@@ -66,6 +66,7 @@ STEPS: Final[dict[int, tuple[str, ...]]] = {
         "CREATE INDEX history_at ON history (at)",
         "CREATE TABLE written (boot TEXT NOT NULL, at REAL NOT NULL)",
     ),
+    2: ("ALTER TABLE channels ADD COLUMN told REAL",),
 }
 VERSION: Final = max(STEPS) + 1
 BUSY = 2.0  # seconds to wait for another process that writes

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from time import time
 
 from tests.fakes.receivers import GotifyReceiver
@@ -156,3 +157,20 @@ async def test_a_channel_that_is_new_is_told_what_is_down_but_not_what_is_over()
         assert message.title == "🔴 pve1: /mnt/b NO ANSWER"
         assert {name for name, _ in it.sender.state().told} <= {"other"}
         assert set(it.sender.state().channels) == {"other"}
+
+
+async def test_when_a_channel_was_told_last_is_known_to_a_later_run() -> None:
+    async with GotifyReceiver() as gotify, desk(gotify) as it:
+        assert it.sender.outlook()[0].last_told is None
+        it.tell(Change.BEGAN)
+        await gotify.wait_for(1)
+        async with asyncio.timeout(LIMIT):
+            while (told := it.sender.outlook()[0].last_told) is None:
+                await asyncio.sleep(0.02)
+        state = it.sender.state()
+    # Although of what it was told nothing is left that could be followed up.
+    async with GotifyReceiver() as gotify, desk(gotify) as later:
+        later.configure()
+        later.sender.restore(replace(state, incidents={}, told={}), 0.0)
+        later.configure("phone")
+        assert later.sender.outlook()[0].last_told == told

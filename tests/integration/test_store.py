@@ -26,7 +26,7 @@ from watcher.core.incidents import Incidents
 from watcher.core.outbox import Lately, Told
 from watcher.core.saved import Known, Saved, Served, State
 from watcher.model import HOST, Cause, Change, Kind, Place, Reach, Silence
-from watcher.schema import VERSION
+from watcher.schema import STEPS, VERSION
 from watcher.store import Store
 
 MS_REMOUNT, MS_RDONLY = 32, 1
@@ -45,7 +45,7 @@ def incident(point: str = "/mnt/a\udcff\n") -> Incident:
 def full_state() -> State:
     return State(
         incidents={1: incident(), 7: replace(incident("/mnt/b"), number=7, closed=WALL + 5, hushed=True)},
-        channels={"phone": Served(WALL, None), "mail": Served(WALL + 1, WALL + 2)},
+        channels={"phone": Served(WALL, None, WALL + 3), "mail": Served(WALL + 1, WALL + 2)},
         told={("phone", 1): Told({0: Condition.DOWN, 3: Condition.OK}, WALL, 2)},
         lately={("phone", "fuse in ct:9\udcfe"): Lately(3, WALL)},
         health={
@@ -204,6 +204,16 @@ async def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path, hasty: 
         path.unlink()
         await until_well(store)
     assert await kept(path) == full_state()
+
+
+async def test_channels_of_an_earlier_version_are_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as db:
+        for statement in (*STEPS[0], *STEPS[1], "PRAGMA user_version = 2"):
+            db.execute(statement)
+        db.execute("INSERT INTO channels VALUES ('phone', 1.5, NULL)")
+        db.commit()
+    assert (await kept(path)).channels == {"phone": Served(1.5)}
 
 
 async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:

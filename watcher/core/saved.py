@@ -32,6 +32,7 @@ class Served(NamedTuple):
 
     added: float  # what was over before then is none of its news
     failing_since: float | None = None
+    told: float | None = None  # when it was last told anything
 
 
 class Passed(NamedTuple):

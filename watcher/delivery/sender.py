@@ -61,7 +61,7 @@ class Channel:
     last_error: str = ""
     ledger: dict[int, Told] = field(default_factory=dict)
     lately: dict[str, Lately] = field(default_factory=dict)  # by group, of what containers serve themselves
-    told: float | None = None  # when it was last told anything, in this run
+    told: float | None = None  # when it was last told anything
     served: bool = False
     kicked: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -74,7 +74,7 @@ class Outlook(NamedTuple):
     due: int  # messages that should be out by now
     failing_since: float | None
     last_error: str
-    last_told: float | None  # in this run, or of what is still followed up
+    last_told: float | None
     next_attempt: float | None
 
 
@@ -160,6 +160,7 @@ class Sender:
             resolve,
             served.added,
             failing_since=served.failing_since,
+            told=served.told,
             ledger={number: told for (channel, number), told in state.told.items() if channel == name},
             lately={group: entry for (channel, group), entry in state.lately.items() if channel == name},
         )
@@ -169,7 +170,7 @@ class Sender:
         channels = self._channels.values()
         return State(
             incidents={i.number: i for i in self._incidents},
-            channels={c.name: Served(c.added, c.failing_since) for c in channels},
+            channels={c.name: Served(c.added, c.failing_since, c.told) for c in channels},
             told={(c.name, number): told for c in channels for number, told in c.ledger.items()},
             lately={(c.name, group): entry for c in channels for group, entry in c.lately.items()},
         )
@@ -252,11 +253,8 @@ class Sender:
         now, found = self._clock(), []
         for c in self._channels.values():
             due = sum(news.due <= now for news in self._pending(c))
-            told = max((entry.at for entry in c.ledger.values()), default=None) if c.told is None else c.told
-            failing = c.failing_since is not None
-            found.append(
-                Outlook(c.name, due, c.failing_since, c.last_error, told, c.retry_at if failing and c.attempt else None)
-            )
+            again = c.retry_at if c.failing_since is not None and c.attempt else None
+            found.append(Outlook(c.name, due, c.failing_since, c.last_error, c.told, again))
         return found
 
     # ---- one channel
