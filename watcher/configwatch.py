@@ -9,17 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
-import anyio
-
 from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, LastGood, may_hang
+from watcher.filewatch import occasions
 from watcher.model import Mount
 from watcher.settings import Settings
-from watcher.sources import inotify
 
 log = logging.getLogger(__name__)
-
-SWEEP = 60.0  # seconds between two looks at the file that no event asked for
 
 
 class ConfigWatch:
@@ -69,25 +65,10 @@ class ConfigWatch:
 
     async def changes(self) -> AsyncIterator[None]:
         """An item each time the file differs from what was last read: at once by inotify, within a minute without."""
-        while True:
-            watch: inotify.FileChanges | None = None
-            try:
-                # inotify_add_watch(2) asks the file system, which may be one that hangs.
-                if not may_hang(self._file.path, self._mounts()):
-                    watch = inotify.FileChanges(self._file.path)
-            except inotify.WatchError as e:
-                log.debug("%s", e)
-            try:
-                # Looked at once the watch stands, so that no change falls between the two.
-                if await self._differs():
-                    log.info("the configuration has changed: %s", self._file.path)
-                    yield
-                # For as long as a sweep; then it is set up anew, since the directory may be another by now.
-                with anyio.move_on_after(SWEEP):
-                    await (watch.next() if watch else anyio.sleep_forever())
-            finally:
-                if watch:
-                    watch.close()
+        async for _ in occasions(self._file.path, self._mounts):
+            if await self._differs():
+                log.info("the configuration has changed: %s", self._file.path)
+                yield
 
     def _copy_is_local(self) -> bool:
         return not may_hang(str(self._copy.path), self._mounts())

@@ -183,7 +183,7 @@ class Daemon:
         """Listen for other commands, and on a port; False if another process listens on our socket."""
         status = self._settings.status
         path = status.socket if status.socket and self._local(status.socket) is not None else ""
-        self._server = None
+        self._server = self._token = None
         if not path and not status.listen:
             return True
         self._answering = Answering(
@@ -199,10 +199,11 @@ class Daemon:
             measure=self._measuring.measure,
         )
         try:
-            self._server = await open_doors(status, path, self._answering, self._reader, self._mounts())
+            doors = await open_doors(status, path, self._answering, self._reader, lambda: self._mounts())
         except Occupied as e:
             log.error("%s", e)
             return False
+        self._server, self._token = doors
         return True
 
     async def _serve(self) -> None:
@@ -217,6 +218,8 @@ class Daemon:
             tasks.start_soon(self._heartbeat.run)
             if self._server is not None:
                 tasks.start_soon(self._server.run)
+            if self._token is not None:
+                tasks.start_soon(self._token.run)
             tasks.start_soon(self._store.run)
             tasks.start_soon(
                 self._continuity.close_what_is_gone,
@@ -290,6 +293,8 @@ class Daemon:
             self._service.reloading()
             if (settings := await self._config.reload()) is not None:
                 self._apply(settings)
+            if self._token is not None:
+                await self._token.look()
             self._tell_trouble()
             self._service.ready()
 

@@ -81,11 +81,14 @@ class Events:
 
 
 @asynccontextmanager
-async def events(site: Site | Address, path: str = "/api/v1/events") -> AsyncIterator[Events]:
+async def events(
+    site: Site | Address, path: str = "/api/v1/events", headers: dict[str, str] | None = None
+) -> AsyncIterator[Events]:
     """Follow the events, in HTTP 1.0: without chunks."""
     reader, writer = await connect(str(site.socket) if isinstance(site, Site) else site)
     try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n{lines}\r\n".encode())
         async with asyncio.timeout(LIMIT):
             reply = Reply(await reader.readuntil(b"\r\n\r\n"))
         assert reply.status == 200, reply.status

@@ -181,15 +181,18 @@ class Service:
 
         await self.wait_until(acts, "it catches SIGTERM")
 
-    async def wait_for_edits_to_count(self) -> None:
-        """Until it watches the directory of its configuration; an edit before that waits for the sweep, a minute."""
+    async def wait_for_edits_to_count(self, files: int = 1) -> None:
+        """Until it watches the directory of its configuration; an edit before that waits for the sweep, a minute.
+
+        `files`: 2 if that of the token is to be watched, too.
+        """
 
         def watches() -> bool:
+            found = 0
             for fd in os.listdir(f"/proc/{self.pid}/fdinfo"):
                 with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    if "inotify wd:" in Path(f"/proc/{self.pid}/fdinfo/{fd}").read_text():
-                        return True
-            return self._ended.is_set()
+                    found += "inotify wd:" in Path(f"/proc/{self.pid}/fdinfo/{fd}").read_text()
+            return found >= files or self._ended.is_set()
 
         await self.wait_until(watches, "it watches its configuration")
 

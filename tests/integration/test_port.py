@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import signal
 import socket
 from contextlib import suppress
 from time import monotonic
@@ -114,6 +115,29 @@ async def test_with_a_token_only_who_has_it(site: Site) -> None:
         assert (await request(address, "GET", "/healthz")).body == b"ok\n"
         assert (await request(address, "GET", "/api/v1/mounts", headers=known | {"Host": "evil.org"})).status == 403
         assert (await site.run("status")).code == 0  # through the socket as ever
+
+        # Another token counts from when it is written, also to who follows the events; none at all opens nothing.
+        async with events(address, headers=known) as stream:
+            assert (await stream.next()).kind == "hello"
+            await service.wait_for_edits_to_count(files=2)
+            site.write(token, f"{TOKEN[::-1]}\n")
+            await service.wait_for_line("token_file: there is another token")
+            with pytest.raises((EOFError, ConnectionError)):
+                await stream.next("of a kind that never comes")
+        anew = {"Authorization": f"Bearer {TOKEN[::-1]}"}
+        for count, content in enumerate(("", None, f"{TOKEN}\n{TOKEN}\n"), 1):
+            if content is None:
+                token.unlink()
+            else:
+                site.write(token, content)
+            await service.wait_for_line(f"ERROR .*token_file: {token}: .*; the token stays as it was", count)
+            for headers, status in (({}, 401), ({"Authorization": "Bearer "}, 401), (known, 401), (anew, 200)):
+                assert (await request(address, "GET", "/api/v1/mounts", headers=headers)).status == status
+        site.write(token, f"{TOKEN}\n")
+        service.send(signal.SIGHUP)
+        await service.wait_for_line("token_file: there is another token", 2)
+        assert (await request(address, "GET", "/api/v1/mounts", headers=known)).status == 200
+        assert not service.found(f"{TOKEN}|{TOKEN[::-1]}")
         assert await service.end() == 0
 
 

@@ -50,6 +50,15 @@ class Connections:
     def streams(self) -> int:
         return sum(connection.streams for connection in self._open)
 
+    def change_token(self, token: str) -> None:
+        """Where one is wanted, it is this one from now on."""
+        if self.access is None:
+            return
+        self.access = self.access._replace(token=token)
+        for connection in list(self._open):
+            if connection.streams:
+                connection.drop()
+
     def ended(self, connection: Connection) -> None:
         self._open.discard(connection)
 

@@ -24,6 +24,7 @@ from watcher.status.answers import Service
 
 if TYPE_CHECKING:
     from watcher.status.api import Api
+    from watcher.status.connections import Connections
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class StatusServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._doors: list[Door] = []
+        self._connections: list[Connections] = []  # of the doors, once somebody has come
         self._path = ""
         self._inode = 0
 
@@ -91,6 +93,14 @@ class StatusServer:
             log.info("answering on http://%s", where)
             self._doors.append(Door(listening, access))
 
+    def change_token(self, token: str) -> None:
+        """From now on the port wants this one; who follows events by another is dropped."""
+        for n, door in enumerate(self._doors):
+            if door.access is not None:
+                self._doors[n] = door._replace(access=door.access._replace(token=token))
+        for connections in self._connections:
+            connections.change_token(token)
+
     async def run(self) -> None:
         """Serve until cancelled."""
         if not self._doors:
@@ -104,7 +114,8 @@ class StatusServer:
             loop = asyncio.get_running_loop()
             for listening, access in self._doors:
                 create = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-                servers.append(await create(api.connections(access), sock=listening))
+                self._connections.append(connections := api.connections(access))
+                servers.append(await create(connections, sock=listening))
             await anyio.sleep_forever()
         except Exception:  # whatever it is, mounts are watched without it
             log.exception("the socket for other commands does not work; going on without")
