@@ -215,6 +215,10 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if "_WATCHER_COMPLETE" in os.environ:
+        from watcher.shells import use_ours
+
+        use_ours()
     sys.exit(_run())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from watcher.completion import complete_mounts
+from watcher.completion import complete_files, complete_mounts, complete_silences
 
 if TYPE_CHECKING:
     from watcher.core.explain import Address
@@ -41,6 +41,7 @@ config_option = click.option(
     "config_path",
     metavar="FILE",
     callback=_a_file,
+    shell_complete=complete_files,
     help="Configuration file [default: /etc/mountwatch/config.toml].",
 )
 
@@ -131,7 +132,7 @@ def silences(ctx: click.Context, config_path: str | None, as_json: bool) -> None
 
 @click.command("unsilence")
 @config_option
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=complete_silences)
 @click.pass_context
 def unsilence(ctx: click.Context, config_path: str | None, ids: tuple[str, ...]) -> None:
     """End silences now."""

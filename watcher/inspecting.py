@@ -73,7 +73,7 @@ def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: st
 @click.command("hidden")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete_mounts)
 @click.pass_context
 def hidden(ctx: click.Context, config_path: str | None, as_json: bool, paths: tuple[str, ...]) -> None:
     """Tell what lies under mount points: files that were written while nothing was mounted there.

@@ -71,21 +71,21 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """What was written since it was last drawn anew, without colours."""
-        return _ESCAPE.sub("", _ANEW.split(self._said)[-1]).replace("\r\n", "\n")
+        """What was written since it was last drawn anew, without colours and bells."""
+        return re.sub("[\r\x07]", "", _ESCAPE.sub("", _ANEW.split(self._said)[-1]))
 
     def press(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
-    async def wait(self, pattern: str) -> str:
+    async def wait(self, pattern: str, limit: float = LIMIT) -> str:
         """The screen, once this regular expression matches in it."""
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(limit):
                 while not re.search(pattern, self.screen):
                     self._written.clear()
                     await self._written.wait()
         except TimeoutError:
-            raise AssertionError(f"not within {LIMIT:g} s: {pattern!r}\n{self.screen}") from None
+            raise AssertionError(f"not within {limit:g} s: {pattern!r}\n{self.screen}") from None
         return self.screen
 
     async def end(self) -> int:

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.fuse import HANG, OK, fails
+from tests.fakes.terminal import Terminal
 from tests.integration.service import LIMIT, Service, Site
 
 pytestmark = pytest.mark.kernel
@@ -193,7 +194,7 @@ def complete(site: Site, shell: str, line: str) -> tuple[int, str, str]:
 
 
 async def test_completion(site: Site, tmp_path: Path) -> None:
-    nas, films = site.mount("nas"), site.mount("films")
+    nas, films, colon = site.mount("nas"), site.mount("films"), site.mount("ct:101").mount_point
     site.mount("in two words")
     site.write_config()
     assert complete(site, "bash", "watcher probe /")[1:] == ("\n", "")
@@ -202,32 +203,30 @@ async def test_completion(site: Site, tmp_path: Path) -> None:
         await service.wait_for_line("watching .*/nas")
         for shell, form in (("bash", "plain,{}\n"), ("zsh", "plain\n{}\n_\n"), ("fish", "plain,{}\n")):
             for command in ("probe", "silence", "explain"):
-                wanted = form.format(films.mount_point) + form.format(nas.mount_point)
+                wanted = "".join(map(form.format, (colon, films.mount_point, nas.mount_point)))
                 async with asyncio.timeout(3 * LIMIT):  # on a busy machine a second is not much
                     while (said := complete(site, shell, f"watcher {command} {site.path}"))[1:] == ("\n", ""):
                         await asyncio.sleep(0)
                 assert said[1:] == (wanted, "")
         assert complete(site, "bash", f"watcher probe {nas.mount_point}x")[1:] == ("\n", "")
-        # The whole of it, in a real bash.
-        program = tmp_path / "watcher"
+        # The whole of it, in a real bash, by the other name, and where bash takes words apart.
+        program = tmp_path / "mountwatch"
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m watcher "$@"\n')
         program.chmod(0o755)
-        script = f"""
-            eval "$(_WATCHER_COMPLETE=bash_source watcher)"
-            COMP_WORDS=(watcher probe {site.path}/m/n) COMP_CWORD=2
-            _watcher_completion watcher {site.path}/m/n probe
-            echo "${{COMPREPLY[@]}}"
-        """
-        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WATCHER_CONFIG": str(site.config)}
-        said_by_bash = errors = ""
-        async with asyncio.timeout(3 * LIMIT):
-            while not said_by_bash.strip():
-                done = subprocess.run(
-                    ["bash", "-c", script], env=env, cwd="/", capture_output=True, text=True, timeout=LIMIT
-                )
-                said_by_bash, errors = done.stdout, done.stderr
-                await asyncio.sleep(0)
-        assert (said_by_bash, errors) == (f"{nas.mount_point}\n", "")
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "WATCHER_CONFIG": str(site.config), "PS1": "ready> "}
+        async with Terminal(["bash", "--norc", "-i"], environment) as bash:
+            await bash.wait("ready> ")
+            bash.press('eval "$(_WATCHER_COMPLETE=bash_source mountwatch)"; echo loaded\n')
+            await bash.wait("\nloaded")
+            for typed, completed in ((f"probe {colon[:-3]}", f"probe {colon} "), ("unsil", "unsilence ")):
+                bash.press(f"mountwatch {typed}")
+                seen = False
+                async with asyncio.timeout(3 * LIMIT):  # on a busy machine a second is not much
+                    while not seen:
+                        bash.press("\t")
+                        with suppress(AssertionError):
+                            seen = bool(await bash.wait(f"mountwatch {completed}", limit=5.0))
+                bash.press("\x01#\n")  # a comment
         # One that does not answer is not waited for.
         service.send(signal.SIGSTOP)
         assert complete(site, "bash", f"watcher probe {site.path}")[1:] == ("\n", "")
