@@ -24,7 +24,6 @@ from tests.integration.prometheus import (
     alertmanager,
     free_ports,
     prometheus,
-    reachable,
     run,
 )
 from tests.integration.service import LIMIT, POLL, Service, Site
@@ -158,7 +157,7 @@ def changed(text: str, *changes: tuple[str, str]) -> str:
     return text
 
 
-def scraping(ports: Sequence[int], alerts: int) -> str:
+def scraping(ports: Sequence[int], token: Path, alerts: int) -> str:
     """The example for Prometheus, for these nodes, and in a hurry."""
     nodes = "".join(
         f'\n      - {{targets: ["{LOOPBACK}:{port}"], labels: {{instance: node{n}}}}}' for n, port in enumerate(ports)
@@ -168,7 +167,7 @@ def scraping(ports: Sequence[int], alerts: int) -> str:
         (r"_interval: 15s", "_interval: 1s"),
         (r"rule_files: \[", f"rule_files: [{CONTRIB}/"),
         (r":9093", f":{alerts}"),
-        (r"\n    authorization:\n.*", ""),  # the socket is root's alone
+        (r"credentials_file: .*", f"credentials_file: {token}"),
         (r"\n      - targets: \[.*", nodes),
     )
 
@@ -177,7 +176,9 @@ def scraping(ports: Sequence[int], alerts: int) -> str:
 async def test_a_server_lost_by_five_nodes_is_one_message(site: Site, tmp_path: Path) -> None:
     names = [f"node{n}" for n in range(NODES)]
     mounts = [site.mount(name, fstype="fuse.sshfs", source="root@nas01:/export") for name in names]
-    [scrapes, alerts] = free_ports(2)
+    [scrapes, alerts, *ports] = free_ports(2 + NODES)
+    token = site.path / "token"
+    site.write(token, "0123456789abcdef0123456789abcdef\n")
     async with AsyncExitStack() as stack:
         webhook = await stack.enter_async_context(Webhook())
         telling = changed(
@@ -187,13 +188,13 @@ async def test_a_server_lost_by_five_nodes_is_one_message(site: Site, tmp_path: 
             (r"url: .*", f"url: {webhook.url}"),
         )
         manager = await stack.enter_async_context(alertmanager(tmp_path, telling, alerts))
-        sockets = [site.path / name / "run" / "watcher.sock" for name in names]
-        ports = [await stack.enter_async_context(reachable(socket)) for socket in sockets]
-        server = await stack.enter_async_context(prometheus(tmp_path, scraping(ports, alerts), scrapes))
+        server = await stack.enter_async_context(prometheus(tmp_path, scraping(ports, token, alerts), scrapes))
         services = []
-        for name in names:
+        for name, port in zip(names, ports, strict=True):
             config = site.path / f"{name}.toml"
-            site.write(config, site.config_text(state=name, exclude=[site.place(n) for n in names if n != name]))
+            text = site.config_text(state=name, exclude=[site.place(n) for n in names if n != name])
+            door = f'[status]\nlisten = "{LOOPBACK}:{port}"\ntoken_file = "{token}"'
+            site.write(config, text.replace("[status]", door))
             services.append(await stack.enter_async_context(site.service(config=config)))
         well = urlencode({"query": 'sum(mountwatch_mount_state{server="nas01",state="ok"})'})
         await server.until(
