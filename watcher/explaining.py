@@ -31,7 +31,7 @@ from watcher.core.radius import Radius, line
 from watcher.core.underneath import Underneath
 from watcher.core.wording import container_name, place_order, printable
 from watcher.history import load_history
-from watcher.model import HOST, Cause, Mount, MountState, Place, Reach, Superblock, TableRead
+from watcher.model import HOST, Cause, Mount, MountState, Place, Reach, TableRead
 from watcher.probing.evidence import gather
 from watcher.rules import rules_of
 from watcher.schema import StoreError
@@ -180,7 +180,7 @@ def _evidence(settings: Settings, mount: Mount | None, entry: Document, at: Plac
     )
     host = tables.by_namespace[HOST].mounts
 
-    async def look() -> Mapping[Superblock, Evidence]:
+    async def look() -> list[Evidence]:
         children = Children()
         try:
             question = question_of(state, (), host)
@@ -190,7 +190,7 @@ def _evidence(settings: Settings, mount: Mount | None, entry: Document, at: Plac
         finally:
             children.close()
 
-    [found] = asyncio.run(look()).values()
+    [found] = asyncio.run(look())
     others = [place for place in places if place != first]
     return {"evidence": evidence_on(state, found), "advice": advice_on(state, others, found)}
 

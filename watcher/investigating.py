@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -17,7 +17,7 @@ from watcher import radius
 from watcher.children import Children
 from watcher.configfile import FileReader
 from watcher.core import messages
-from watcher.core.evidence import Evidence, Question, question_of
+from watcher.core.evidence import Evidence, Question, question_of, question_of_absent
 from watcher.core.incident import BY_PLACE, Incident, Member
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
@@ -36,7 +36,13 @@ WAIT = 1.0  # seconds for which a message waits, beyond group_wait
 FRESH = 60.0  # seconds for which evidence holds
 
 
-Matter = tuple[Kind, Superblock, Place | None]  # what is looked into; the place of what is not mounted
+class Matter(NamedTuple):
+    """What is looked into."""
+
+    kind: Kind
+    superblock: Superblock
+    place: Place | None = None  # of what is not mounted
+    options: str = ""  # that it had
 
 
 class Investigator:
@@ -61,7 +67,7 @@ class Investigator:
         self._mounts = mounts
         self._containers = containers
         self._paths = paths
-        self._found: dict[Superblock, tuple[float, Evidence]] = {}
+        self._found: dict[Matter, tuple[float, Evidence]] = {}
         self._hanging: dict[Matter, tuple[float, Radius]] = {}
         self._queued: dict[Matter, int] = {}  # for which incident
         self._under_way: set[Matter] = set()
@@ -96,18 +102,14 @@ class Investigator:
 
     def known_of(self, superblock: Superblock) -> Evidence | None:
         """The same of one mount that is stale."""
-        return self._known((Kind.STALE, superblock, None))
+        return self._known(Matter(Kind.STALE, superblock))
 
     def _known(self, matter: Matter) -> Evidence | None:
-        _, superblock, place = matter
-        hanging = _fresh(self._hanging.get(matter))
-        if place is not None:
-            return Evidence(Question(superblock, place), radius=hanging) if hanging is not None else None
-        evidence = _fresh(self._found.get(superblock))
+        hanging, evidence = _fresh(self._hanging.get(matter)), _fresh(self._found.get(matter))
         if evidence is None and hanging is None:
             return None
         # What the tables and the other probes tell may have changed since: the neighbours die one after the other.
-        for question in self._questions([superblock]):
+        for question in self._questions([matter]).values():
             return replace(evidence or Evidence(question), question=question, radius=hanging)
         return replace(evidence, radius=hanging) if evidence is not None else None
 
@@ -129,25 +131,25 @@ class Investigator:
             self._under_way.update(batch)
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._ask_why, [superblock for _, superblock, place in batch if place is None])
+                    tasks.start_soon(self._ask_why, batch)
                     tasks.start_soon(self._ask_what_hangs, batch)
             finally:
                 self._under_way.difference_update(batch)
                 self._news.set()
                 self._news = anyio.Event()
 
-    async def _ask_why(self, superblocks: Sequence[Superblock]) -> None:
-        if questions := self._questions(superblocks):
+    async def _ask_why(self, matters: Sequence[Matter]) -> None:
+        if questions := self._questions(matters):
             found = await gather(
-                questions,
+                list(questions.values()),
                 children=self._children,
                 reader=self._reader,
                 mounts=self._mounts(),
                 proc=self._paths.proc,
             )
             now = monotonic()
-            self._found = {s: kept for s, kept in self._found.items() if now - kept[0] < FRESH}
-            self._found.update((superblock, (now, evidence)) for superblock, evidence in found.items())
+            self._found = {m: kept for m, kept in self._found.items() if now - kept[0] < FRESH}
+            self._found.update((matter, (now, evidence)) for matter, evidence in zip(questions, found, strict=True))
 
     async def _ask_what_hangs(self, matters: Sequence[Matter]) -> None:
         mounts = self._mounts()
@@ -157,19 +159,24 @@ class Investigator:
         self._hanging = {m: kept for m, kept in self._hanging.items() if now - kept[0] < FRESH}
         self._hanging.update(zip(matters, ((now, hanging) for hanging in found), strict=True))
 
-    def _questions(self, wanted: Sequence[Superblock]) -> list[Question]:
-        if not wanted:
-            return []
-        states, mounts = self._states(wanted), self._mounts()
-        targets: dict[Superblock, MountState] = {}
+    def _questions(self, matters: Sequence[Matter]) -> dict[Matter, Question]:
+        """Of what is mounted, as far as it still is."""
+        mounts, targets = self._mounts(), dict[Superblock, MountState]()
+        there = [matter.superblock for matter in matters if matter.place is None]
+        states = self._states(there) if there else ()
         for state in sorted(states, key=lambda state: place_order(state.place)):
             targets.setdefault(superblock_of(state.mount), state)
-        return [question_of(targets[s], states, mounts) for s in wanted if s in targets]
+        questions = {}
+        for matter in matters:
+            if matter.place is not None:
+                questions[matter] = question_of_absent(matter.superblock, matter.place, matter.options, mounts)
+            elif (target := targets.get(matter.superblock)) is not None:
+                questions[matter] = question_of(target, states, mounts)
+        return questions
 
     def _is_known(self, matter: Matter, within: float) -> bool:
-        _, superblock, place = matter
-        why = place is not None or _fresh(self._found.get(superblock), within) is not None
-        return why and _fresh(self._hanging.get(matter), within) is not None
+        kept = (self._found.get(matter), self._hanging.get(matter))
+        return all(_fresh(one, within) is not None for one in kept)
 
 
 T = TypeVar("T")
@@ -184,10 +191,12 @@ def _matter_of(incident: Incident) -> Matter | None:
     member = messages.foremost(incident)
     if member is None:
         return None
+    superblock, place = member.subject.superblock, _place_of(member)
     if member.kind is Kind.STALE:
-        return member.kind, member.subject.superblock, None
-    place = _place_of(member)
-    return (member.kind, member.subject.superblock, place) if place is not None and member.kind in BY_PLACE else None
+        return Matter(member.kind, superblock)
+    if place is None or member.kind not in BY_PLACE:
+        return None
+    return Matter(member.kind, superblock, place, member.subject.options)
 
 
 def _place_of(member: Member) -> Place | None:
@@ -196,7 +205,7 @@ def _place_of(member: Member) -> Place | None:
 
 
 def _wanted_of(matter: Matter, mounts: Sequence[Mount]) -> radius.Wanted:
-    _, superblock, place = matter
+    superblock, place = matter.superblock, matter.place
     like = (superblock.device, superblock.fstype)
     points = [m.mount_point for m in mounts if superblock.device and (m.device, m.fstype) == like]
     points += [place.mount_point] if place is not None else []

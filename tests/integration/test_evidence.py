@@ -45,10 +45,9 @@ async def children() -> AsyncIterator[Children]:
 
 async def ask(children: Children, *questions: Question, fstab: str = "/etc/fstab") -> list[Evidence]:
     mounts = parse(procfs.read("/proc/self/mountinfo"))
-    found = await gather(
+    return await gather(
         questions, children=children, reader=FileReader(children), mounts=mounts, fstab=fstab, limit=30.0
     )
-    return [found[question.superblock] for question in questions]
 
 
 def fuse_question(mount: FuseMount, namespace: str = ON_HOST, **more: object) -> Question:
@@ -252,7 +251,7 @@ async def test_what_hangs_is_left_out(site: Site, children: Children, tmp_path: 
     dead = site.mount("dead", mode=HANG, files=("fstab",), fstype="fuse.sshfs")
     mounts = parse(procfs.read("/proc/self/mountinfo"))
     question = fuse_question(dead)
-    found = await gather(
+    [found] = await gather(
         [question],
         children=children,
         reader=FileReader(children),
@@ -260,7 +259,7 @@ async def test_what_hangs_is_left_out(site: Site, children: Children, tmp_path: 
         fstab=os.path.join(dead.mount_point, "fstab"),
         limit=1.0,
     )
-    assert [d.pid for d in found[question.superblock].daemons or ()] == [site.fuse.pid]
+    assert [d.pid for d in found.daemons or ()] == [site.fuse.pid]
 
 
 # ---- its bounds

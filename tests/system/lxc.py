@@ -57,6 +57,21 @@ lxc.cgroup.dir.container = lxc/{ctid}
 lxc.cgroup.dir.container.inner = ns
 """
 
+# In place of Proxmox VE's pct(1), which is not in Debian, as far as alarms name it; `exec` is lxc-attach there, too
+# (PVE::LXC::Command, PVE::CLI::pct), and a container runs under that unit.
+PCT = Path("/usr/local/sbin/pct")
+_PCT = """#!/bin/sh
+do=$1 id=$2
+shift 2
+case $do in
+    exec) [ "$1" = -- ] && shift && exec lxc-attach -n "$id" -- "$@" ;;
+    stop) exec lxc-stop -n "$id" -k ;;
+    start) exec systemctl start "pve-container@$id" ;;
+    reboot) lxc-stop -n "$id" -t 30 && systemctl stop "pve-container@$id" && exec systemctl start "pve-container@$id" ;;
+esac
+exit 255
+"""
+
 # Ends at once when it is asked to: what a stop takes beyond that is not init's.
 _INIT = """#!/bin/sh
 trap 'exit 0' PWR
@@ -89,6 +104,8 @@ class Container:
         self.root = self.directory / "rootfs"
         self.root.mkdir(parents=True)
         self._unprivileged = unprivileged
+        PCT.write_text(_PCT)
+        PCT.chmod(0o755)
         run("modprobe", "fuse")
         os.chmod("/dev/fuse", 0o666)  # as udev makes it; there is none in the lab
         config = _CONFIG.format(name=name, ctid=ctid, root=self.root)

@@ -66,6 +66,8 @@ async def test_the_share_is_removed_and_offered_again(server: Server, row: Note)
     with share() as place:
         gone = "ERROR No such file or directory"
         told = await outage(place, server.remove_share, server.offer_share, says=gone, within=ERROR)
+    share_of = f"//{ADDRESS}/share"
+    assert f"Do: offer {share_of} on {ADDRESS} again; the mount then resumes alone" in told.alarm.message
     row(told.row(42, "SMB 3.1.1: share removed on the server", gone))
 
 

@@ -14,7 +14,7 @@ from tests.integration.service import Service
 from tests.system.lxc import Container, InsideFuse
 from tests.system.net import ADDRESS, EXPORTS, Server
 from tests.system.table import Row
-from tests.system.watching import QUICK, Watch, once
+from tests.system.watching import QUICK, Watch, follow, once
 
 HOST = "lab"
 NFS = "/mnt/nfs"
@@ -222,11 +222,18 @@ async def test_a_frozen_container_is_not_judged() -> None:
                 await asked(own)
                 await watch.status(": 2 ok$")
                 assert len(watch.messages) == 2
+                # And what is told of it later can be followed, from the host.
+                own.set(HANG)
+                hangs = await watch.next_message(2)
+                await asyncio.to_thread(follow, hangs, "To give it up: ")
+                ended = await watch.next_message(3)
     assert alarm.title == f"🔴 {HOST}: /mnt/slow NO ANSWER"
     assert recovery.title.startswith(f"🟢 {HOST}: /mnt/slow ok after ")
     assert [(m["target"], m["status"]) for m in frozen["mounts"]] == [("/mnt/own", "denied")]
     assert "frozen" in frozen["mounts"][0]["error"]
     assert code == 0
+    assert hangs.title == f"🔴 {HOST}: CT 102 arr /mnt/own NO ANSWER"
+    assert ended.title.startswith(f"⚪ {HOST}: CT 102 arr /mnt/own unmounted after ")
 
 
 @pytest.mark.lab("lxc2")
@@ -243,16 +250,27 @@ async def test_what_a_container_mounts_while_it_runs(server: Server) -> None:
                 alarm = await watch.next_message(0)
                 server.join()
                 recovery = await watch.next_message(1)
+                await watch.status(": 1 ok$")
+                server.export("nfs", fsid=77)
+                stale = await watch.next_message(2)
+                await asyncio.to_thread(follow, stale)
+                mended = await watch.next_message(3)
             await watch.status("watching 0 mounts")
-            assert len(watch.messages) == 2
+            assert len(watch.messages) == 4
+    server.export("nfs")
     assert alarm.title == f"🔴 {HOST}: CT 101 plex /mnt/late NO ANSWER"
     assert recovery.title.startswith(f"🟢 {HOST}: CT 101 plex /mnt/late ok after ")
+    assert stale.title == f"🔴 {HOST}: CT 101 plex /mnt/late STALE HANDLE"
+    assert mended.title.startswith(f"🟢 {HOST}: CT 101 plex /mnt/late ")
 
 
 @pytest.mark.lab("lxc2")
 @pytest.mark.timeout(180)
 async def test_what_the_host_mounts_after_containers_were_started(server: Server) -> None:
-    """LXC lets it come in, and all is well; a container that it does not reach writes on the host's disk."""
+    """LXC lets it come in, and all is well; a container that it does not reach writes on the host's disk.
+
+    And once both have it, that container keeps the dead one when the host has mounted it anew. Alarms say what to do.
+    """
     Path(NFS).mkdir(exist_ok=True)
     with (
         Container("101", "plex", binds={NFS: "/media"}) as plex,
@@ -265,13 +283,24 @@ async def test_what_the_host_mounts_after_containers_were_started(server: Server
             with server.nfs_mount(NFS):
                 alarm = await watch.next_message(0)
                 await watch.status("watching 3 mounts .*: 2 ok, 1 not mounted$")
-                await asyncio.to_thread(arr.stop)
-                await asyncio.to_thread(arr.start)
+                await asyncio.to_thread(follow, alarm)
                 recovery = await watch.next_message(1)
                 await watch.status("watching 3 mounts .*: 3 ok$")
                 assert len(watch.messages) == 2
+                server.export("nfs", fsid=77)
+                stale = await watch.next_message(2)
+                await asyncio.to_thread(follow, stale)
+                partial = await watch.next_message(3)
+                await asyncio.to_thread(follow, partial)
+                mended = await watch.next_message(4)
+                await watch.status("watching 3 mounts .*: 3 ok$")
+                assert len(watch.messages) == 5
+    server.export("nfs")
     assert alarm.title == f"🟠 {HOST}: CT 102 arr /data NOT MOUNTED"
     assert recovery.title.startswith(f"🟢 {HOST}: CT 102 arr /data remounted, ok after ")
+    assert stale.title == f"🔴 {HOST}: {ADDRESS} STALE HANDLE, 3 mounts"
+    assert "🔴 Still: CT 102 arr /data STALE HANDLE" in partial.message
+    assert mended.title.startswith(f"🟢 {HOST}: ")
 
 
 def waits_uninterruptibly(service: Service) -> bool:

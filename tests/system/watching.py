@@ -286,10 +286,10 @@ def nothing() -> None:
     """What is left to do where the commands of an alarm do all."""
 
 
-def follow(alarm: GotifyMessage) -> None:
+def follow(alarm: GotifyMessage, lead: str = "Do: ") -> None:
     """Do what an alarm says is to be done, as it stands there; "then start what mounts it again" is the test's."""
-    [advice] = [line for line in alarm.message.splitlines() if line.startswith("Do: ")]
-    commands = advice.removeprefix("Do: ")  # the whole line, as it is copied
+    [advice] = [line for line in alarm.message.splitlines() if line.startswith(lead)]
+    commands = advice.removeprefix(lead)  # the whole line, as it is copied
     done = subprocess.run(["sh", "-ec", commands], cwd="/", capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, (commands, done.stdout, done.stderr)
 

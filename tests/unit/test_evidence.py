@@ -226,7 +226,9 @@ def test_who_mounts_it(fstab: str, has_unit: bool, origin: Origin) -> None:
 # ---- the words
 
 NAS = subject("/mnt/nas", source="nas01:/data")
-SMB = subject("/mnt/smb", source="//nas01/x", fstype="cifs", options="rw")
+SMB = subject("/mnt/smb", source="//nas01/x", fstype="cifs", options="rw,username=me,uid=0,addr=10.0.0.5")
+PVE = subject("/mnt/pve/nas01", source="nas01:/data")
+SSHFS = subject("/mnt/films", source="nas02:/films", fstype="fuse.sshfs", options="rw,user_id=0,allow_other")
 CLOUD = subject("/mnt/cloud", source="remote:", fstype="fuse.rclone", device="0:60", options="rw")
 IN_CT = subject(Place("ct:105", "/data"), source="nas01:/data")
 FUSE_IN_CT = subject(Place("ct:105", "/c"), source="x:", fstype="fuse.rclone", device="0:61", options="rw")
@@ -248,10 +250,16 @@ def failing(about: Subject, cause: Cause = Cause.TIMEOUT, stack: tuple[str, ...]
     return Member(Kind.STALE, about, Condition.DOWN, 0.0, 0.0, cause, "no answer within 5 s", stack)
 
 
+def gone(about: Subject) -> Member:
+    return Member(Kind.VANISHED, about, Condition.DOWN, 0.0, 0.0, Cause.VANISHED, "no longer mounted")
+
+
 @pytest.mark.parametrize(
     ("member", "found", "lines"),
     [
         (failing(NAS), {"port": Port.NO_ANSWER}, ["10.0.0.5:2049 does not answer"]),
+        (gone(NAS), {"port": Port.UNREACHABLE}, ["10.0.0.5:2049 is unreachable"]),
+        (gone(CLOUD), {"daemons": ()}, []),
         (failing(NAS), {"port": Port.UNREACHABLE}, ["10.0.0.5:2049 is unreachable"]),
         (
             failing(NAS),
@@ -334,7 +342,8 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
             {"port": Port.REACHABLE},
             [
                 "Do: see to the NFS service on nas01; hard mounts resume alone",
-                "To give it up: pct exec 105 -- umount -fl /data; pct exec 105 -- mount /data",
+                "To give it up: pct exec 105 -- umount -fl /data; "
+                "pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
             ],
         ),
         (
@@ -370,7 +379,60 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
                 "To give it up: echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c",
             ],
         ),
+        (
+            failing(NAS, Cause.STALE_HANDLE),
+            {},
+            ["Do: umount -l /mnt/nas; mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"],
+        ),
+        (
+            failing(IN_CT, Cause.STALE_HANDLE),
+            {},
+            ["Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data"],
+        ),
+        (
+            failing(SMB, Cause.STALE_HANDLE),
+            {},
+            ["Do: umount -l /mnt/smb; mount -t cifs -o username=me //nas01/x /mnt/smb # asks for the password"],
+        ),
+        (
+            replace(failing(SMB, Cause.ERROR), error="No such file or directory"),
+            {},
+            ["Do: offer //nas01/x on nas01 again; the mount then resumes alone"],
+        ),
         (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
+        (
+            failing(SSHFS, Cause.DISCONNECTED),
+            {},
+            ["Do: umount -l /mnt/films; sshfs -o allow_other nas02:/films /mnt/films # with the options that it had"],
+        ),
+        (failing(SSHFS, Cause.DISCONNECTED), {"origin": Origin.FSTAB}, ["Do: umount -l /mnt/films; mount /mnt/films"]),
+        (
+            failing(FUSE_IN_CT, Cause.DISCONNECTED),
+            {},
+            ["Do: pct exec 105 -- umount -l /c # then start what mounts it again"],
+        ),
+        (
+            failing(CLOUD, Cause.IO_ERROR),
+            {"daemons": (RCLONE,), "waiting": 0},
+            ["Do: systemctl restart rclone.service", f"To mount it anew: {ABORT} # then start what mounts it again"],
+        ),
+        (gone(NAS), {}, ["Do: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"]),
+        (gone(NAS), {"origin": Origin.FSTAB}, ["Do: mount /mnt/nas"]),
+        (gone(NAS), {"origin": Origin.UNIT}, ["Do: systemctl start mnt-nas.mount"]),
+        (gone(NAS), {"origin": Origin.AUTOMOUNT}, ["Do: start again what mounted it"]),
+        (gone(IN_CT), {}, ["Do: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data"]),
+        (gone(SMB), {}, ["Do: mount -t cifs -o username=me //nas01/x /mnt/smb # asks for the password"]),
+        (
+            gone(SSHFS),
+            {},
+            ["Do: sshfs -o allow_other nas02:/films /mnt/films # with the options that it had"],
+        ),
+        (gone(CLOUD), {}, ["Do: start again what mounted it"]),
+        (gone(CLOUD), {"origin": Origin.FSTAB}, ["Do: mount /mnt/cloud"]),
+        (gone(PVE), {}, ["Do: pvesm status --storage nas01 # says why PVE does not mount it"]),
+        (replace(gone(NAS), context="Do: mount /mnt/nas"), {}, []),  # said already, by whoever wants it
+        (replace(gone(NAS), error="its disk is gone: /dev/sdb1"), {}, []),
+        (gone(subject("/mnt/x", source="-osetup=x", fstype="fuse.sshfs")), {}, ["Do: start again what mounted it"]),
         (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
         (failing(CLOUD, stack=INIT), {}, ["Do: fusermount3 -uz /mnt/cloud # then start what mounts it again"]),
     ],

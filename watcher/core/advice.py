@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shlex
 
-from watcher.core.evidence import Daemon, Endpoint, Evidence, Origin, Port, mount_unit, never_started
+from watcher.core.evidence import CIFS, Daemon, Endpoint, Evidence, Origin, Port, mount_unit, never_started
 from watcher.core.filters import KERNEL_REMOTE
-from watcher.core.incident import SEES_DISK, Member
+from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
 from watcher.core.roster import OLD
@@ -19,7 +19,7 @@ from watcher.model import HOST, Cause, Kind, Place, Subject
 
 MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
 _NO_PROCESS = "No process serves it"
-_START = " # then start what mounts it again"
+_AS_BEFORE = "with the options that it had"  # of a process, which the kernel does not know
 
 
 def pve_storage(place: Place) -> str:
@@ -34,10 +34,14 @@ def pve_storage(place: Place) -> str:
 
 def cause_lines(member: Member, found: Evidence | None) -> list[str]:
     """What was found out, the cause first; nothing where that is nothing."""
-    if member.kind is not Kind.STALE:
+    if member.kind is not Kind.STALE and member.kind not in BY_PLACE:
         return []
     lines = []
-    if member.subject.fstype.startswith("fuse") and member.cause is not Cause.DISCONNECTED:
+    if (
+        member.kind is Kind.STALE
+        and member.subject.fstype.startswith("fuse")
+        and member.cause is not Cause.DISCONNECTED
+    ):
         lines += _fuse_line(member, found)
     if found is None:
         return lines
@@ -111,13 +115,15 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
     if member.kind is Kind.READONLY and member.subject.fstype in KERNEL_REMOTE:
         # Only here: a local disk that an error has made read-only is not to be written to before it was checked.
         return [f"Do: {inside_of(place)}mount -o remount,rw {shlex.quote(place.mount_point)}"]
+    if member.kind in BY_PLACE:
+        return _mount_advice(member, place, found)
     if member.kind is not Kind.STALE:
         return []
     if member.context == OLD:
         return [f"Do: {_reboot(place)}"]
     subject, inside, quoted = member.subject, inside_of(place), shlex.quote(place.mount_point)
-    again = _mounts_again(member, place, found)
-    if subject.fstype.startswith("fuse") and (lines := _fuse_advice(member, place, found)):
+    again = _then(*_again(subject, place, found))
+    if subject.fstype.startswith("fuse") and (lines := _fuse_advice(member, place, server, found)):
         return lines
     who = name(server) if server else "what serves it"
     resumes = "; hard mounts resume alone" if _is_hard(member) else ""
@@ -136,38 +142,56 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
             return [f"Do: {inside}umount -l {quoted}{again}"]
         case Cause.REFUSED:
             return [f"Do: see on {who} whether this host may still use {name(subject.source)}"]
+        case Cause.ERROR if subject.fstype in CIFS and member.error.startswith("No such file or directory"):
+            # So the kernel calls a share that is not offered (STATUS_BAD_NETWORK_NAME); it asks again each time.
+            return [f"Do: offer {name(subject.source)} on {who} again; the mount then resumes alone"]
         case _:
             return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
 
 
-def _fuse_advice(member: Member, place: Place, found: Evidence | None) -> list[str]:
+def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[str]:
+    """Of what is not mounted."""
+    if member.context or member.error.startswith(LOST):
+        return []  # whoever wants it has said how it is mounted; a disk that is gone is not
+    if storage := pve_storage(place):
+        return [f"Do: pvesm status --storage {shlex.quote(storage)} # says why PVE does not mount it"]
+    command, remark = _again(member.subject, place, found, is_away=True)
+    return [f"Do: {command}{_remark(remark)}"] if command else ["Do: start again what mounted it"]
+
+
+def _fuse_advice(member: Member, place: Place, server: str | None, found: Evidence | None) -> list[str]:
     inside, quoted = inside_of(place), shlex.quote(place.mount_point)
     abort = ""
     if found is not None and found.waiting is not None and found.question.connection is not None:
         # Frees whoever hangs in it; that the mount is taken away does not.
         abort = f"echo 1 > /sys/fs/fuse/connections/{found.question.connection}/abort; "
+    again = _then(*_again(member.subject, place, found))
     if member.cause is Cause.DISCONNECTED:
-        return [f"Do: {inside}umount -l {quoted}{_START}"]
-    if member.cause is not Cause.TIMEOUT:
+        return [f"Do: {inside}umount -l {quoted}{again}"]
+    if member.cause not in (Cause.TIMEOUT, Cause.IO_ERROR):
         return []
     give_up = f"{abort}{inside}umount -l {quoted}"
     if never_started(member.stack):
         # Without the abort whatever looks at the mount point first would hang; fusermount3(1) does not look.
         give_up = give_up if abort else f"{inside}fusermount3 -uz {quoted}"
-        return [f"Do: {give_up}{_START}"]
+        return [f"Do: {give_up}{again}"]
     daemons = found.daemons if found is not None else None
     if daemons == ():
-        return [f"Do: {give_up}{_START}"]
-    if not daemons:
-        return ["Do: see to the process that serves it", f"To give it up: {give_up}"]
-    daemon = daemons[0]
+        return [f"Do: {give_up}{again}"]
+    first = _see_to(daemons[0], place) if daemons else "see to the process that serves it"
+    if member.cause is Cause.IO_ERROR:
+        # It answers: most likely what it has behind it does not.
+        first = f"revive {name(server)}; if it is well, {first}" if server else first
+        return [f"Do: {first}", f"To mount it anew: {give_up}{again}"]
+    return [f"Do: {first}", f"To give it up: {give_up}"]
+
+
+def _see_to(daemon: Daemon, place: Place) -> str:
     # A process in a container names its unit itself: no command for the host comes of that.
     there = daemon.system and daemon.inside == (place.namespace != HOST)
     if there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
-        first = f"{inside}systemctl restart {shlex.quote(daemon.unit)}"
-    else:
-        first = f"see to {name(daemon.comm, 20)} (pid {daemon.pid})"
-    return [f"Do: {first}", f"To give it up: {give_up}"]
+        return f"{inside_of(place)}systemctl restart {shlex.quote(daemon.unit)}"
+    return f"see to {name(daemon.comm, 20)} (pid {daemon.pid})"
 
 
 def _is_its_own(daemon: Daemon) -> bool:
@@ -185,31 +209,58 @@ def _service(fstype: str) -> str:
     return {"nfs": "NFS", "nfs4": "NFS", "cifs": "SMB", "smb3": "SMB", "ceph": "Ceph monitor"}.get(fstype, "file")
 
 
-def _mounts_again(member: Member, place: Place, found: Evidence | None) -> str:
-    """What brings it back once it is unmounted: a further command, or who does it by himself."""
-    quoted = shlex.quote(place.mount_point)
+def _again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bool = False) -> tuple[str, str]:
+    """What mounts it again: a command, and a remark. `is_away`: it is not mounted, and no file is known to want it."""
+    quoted, unit = shlex.quote(place.mount_point), mount_unit(place.mount_point)
+    origin = found.origin if found is not None else Origin.UNKNOWN
     if pve_storage(place):
-        return " # PVE mounts it again"
-    match found.origin if found is not None else Origin.UNKNOWN:
-        case Origin.AUTOMOUNT:
-            return " # the next access mounts it again"
-        case Origin.UNKNOWN if found is not None and (command := _anew(member.subject, place)):
-            return f"; {command}"
-        case Origin.UNIT if place.namespace == HOST and len(unit := mount_unit(place.mount_point)) <= 200:
-            return f"; systemctl start {shlex.quote(unit)}"
-        case _:
-            return f"; {inside_of(place)}mount {quoted}"
+        return "", "PVE mounts it again"
+    if origin is Origin.AUTOMOUNT:
+        return "", "the next access mounts it again"
+    if origin is Origin.UNIT and place.namespace == HOST and len(unit) <= 200:
+        return f"systemctl start {shlex.quote(unit)}", ""
+    if origin is Origin.UNKNOWN:
+        if (found is not None or is_away or subject.fstype.startswith("fuse")) and (anew := _anew(subject, place))[0]:
+            return anew
+        if is_away or subject.fstype.startswith("fuse"):
+            return "", "then start what mounts it again"
+    return f"{inside_of(place)}mount {quoted}", ""
 
 
-def _anew(subject: Subject, place: Place) -> str:
-    """The whole command for what no file has, where it needs no secret; "" where there is none, or too much of it."""
-    if subject.fstype not in NFS or place.namespace != HOST or name(subject.source, 200) != subject.source:
-        return ""
-    version, options = option(subject.options, "vers"), subject.options.split(",")
-    words = [f"vers={version}"] if version else []
-    words += [word for word in ("ro", "soft", "softerr") if word in options]
-    how = f" -o {shlex.quote(','.join(words))}" if words else ""
-    return f"mount -t nfs{how} {shlex.quote(subject.source)} {shlex.quote(place.mount_point)}"
+def _then(command: str, remark: str) -> str:
+    return f"{f'; {command}' if command else ''}{_remark(remark)}"
+
+
+def _remark(text: str) -> str:
+    return f" # {text}" if text else ""
+
+
+def _anew(subject: Subject, place: Place) -> tuple[str, str]:
+    """The whole command for what no file has, and a remark; nothing where there is none, or too much of it."""
+    if name(subject.source, 200) != subject.source or not subject.source or subject.source.startswith("-"):
+        return "", ""
+    options = subject.options.split(",")
+    kept, remark = [word for word in _KEPT.get(subject.fstype, ()) if word in options], ""
+    if subject.fstype in NFS or subject.fstype in CIFS:
+        command = f"mount -t {'nfs' if subject.fstype in NFS else subject.fstype}"
+        named = ("vers",) if subject.fstype in NFS else ("vers", "sec", "username", "domain", "uid", "gid")
+        values = [(key, option(subject.options, key)) for key in named]
+        kept = [f"{key}={value}" for key, value in values if value and (key, value) not in _DEFAULTS] + kept
+        remark = "asks for the password" if subject.fstype in CIFS and "krb5" not in subject.options else ""
+    elif subject.fstype == "fuse.sshfs":
+        command, remark = "sshfs", _AS_BEFORE
+    else:
+        return "", ""
+    how = f" -o {shlex.quote(','.join(kept))}" if kept else ""
+    where = f"{shlex.quote(subject.source)} {shlex.quote(place.mount_point)}"
+    text = f"{inside_of(place)}{command}{how} {where}"
+    return (text, remark) if name(text, 300) == text else ("", "")
+
+
+# The options that are kept, of those that the kernel knows; the others are its own choice, or a process's.
+_KEPT = dict.fromkeys(NFS, ("ro", "soft", "softerr")) | dict.fromkeys(CIFS, ("ro",))
+_KEPT["fuse.sshfs"] = ("ro", "allow_other", "default_permissions")
+_DEFAULTS = (("uid", "0"), ("gid", "0"))
 
 
 def inside_of(place: Place) -> str:

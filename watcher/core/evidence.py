@@ -167,6 +167,15 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
     )
 
 
+def question_of_absent(superblock: Superblock, place: Place, options: str, mounts: Sequence[Mount] = ()) -> Question:
+    """The same about what is not mounted. `options`: those that it had, if it is known that it was there."""
+    if option(options, "addr") is None and (server := server_of(superblock.fstype, superblock.source)) is not None:
+        options += f",addr={server}"  # counts where it is no name
+    lower = next((m for m in reversed(mounts) if m.mount_point == place.mount_point and place.namespace == HOST), None)
+    endpoints = endpoints_of(superblock.fstype, superblock.source, options)
+    return Question(superblock, place, endpoints, origin=_origin(place, lower), gone=True)
+
+
 def _below(mount: Mount, mounts: Sequence[Mount]) -> Mount | None:
     """The mount that this one hides."""
     parent = next(Tree(mounts).ancestors(mount), None)

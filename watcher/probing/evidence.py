@@ -19,7 +19,7 @@ from watcher.configfile import FileReader
 from watcher.core import evidence
 from watcher.core.evidence import Daemon, Evidence, Findings, Origin, Port, Question
 from watcher.core.mountstats import NFS
-from watcher.model import HOST, Mount, Superblock
+from watcher.model import HOST, Mount
 
 LIMIT = 4.0  # seconds for the child: a connection has one of them, starting it on a slow machine another
 MAX_OUTPUT = 1 << 20  # bytes of what it says
@@ -37,10 +37,11 @@ async def gather(
     proc: str = "/proc",
     fstab: str = "/etc/fstab",
     limit: float = LIMIT,
-) -> dict[Superblock, Evidence]:
+) -> list[Evidence]:
     """What can be found out within `limit` seconds; of what cannot be, the tables' own evidence. Never raises OSError.
 
-    `mounts`: the host's table, which tells where a file may be read. One child for all the questions.
+    In the order of the questions, with one child for all of them. `mounts`: the host's table, which tells where a
+    file may be read.
     """
     findings, text = _Findings(), ""
     try:
@@ -53,7 +54,7 @@ async def gather(
             text = (await reader.read(fstab, mounts)).decode("utf-8", "surrogateescape")
     except OSError:  # TimeoutError, too
         pass
-    return {q.superblock: evidence.assemble(q, findings.of(q), text) for q in questions}
+    return [evidence.assemble(q, findings.of(q), text) for q in questions]
 
 
 async def _ask(children: Children, questions: Sequence[Question], proc: str, findings: _Findings) -> None:
