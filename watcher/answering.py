@@ -79,6 +79,10 @@ class Answering:
         """Others hold than before: tell those who listen."""
         self.feed.tell(event_text("silences", {"at": utc(time()), "silences": len(self._silencing.active())}))
 
+    def grown(self) -> None:
+        """There is news of what is written under mount points."""
+        self.feed.changed.set()
+
     # ---- silences
 
     async def silence(self, patterns: tuple[str, ...], ends: float, comment: str) -> Silence:
@@ -148,11 +152,13 @@ class Answering:
 
     def _entries(self, states: Iterable[MountState], silenced: set[Place]) -> list[dict[str, Any]]:
         offset, latencies = time() - monotonic(), self._watching.latencies
+        written = accounts.written_at(self._incidents.open, time(), local_time)
         return [
             detailed_entry(state, offset)
             | {
                 "id": place_id(state.place),
                 "silenced": state.place in silenced,
+                "written_underneath": written.get(state.place),
                 "latencies": latencies.of(superblock_of(state.mount)),
                 "probes": latencies.reports(superblock_of(state.mount)),
             }

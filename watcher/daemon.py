@@ -122,7 +122,7 @@ class Daemon:
             self._children,
             tables=self._picture.table,
             chosen=lambda: rules_of(self._settings).watched,
-            changed=lambda: self._sender.kick(),
+            changed=self._has_grown,
         )
         self._sender = Sender(
             self._incidents,
@@ -273,6 +273,12 @@ class Daemon:
         self._sender.kick()
         if self._answering is not None:
             self._answering.silences_changed()
+
+    def _has_grown(self) -> None:
+        """Something is written under a mount point."""
+        self._sender.kick()
+        if self._answering is not None:
+            self._answering.grown()
 
     def _verdict(self) -> vitals.Verdict:
         """Whether we work ourselves."""

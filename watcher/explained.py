@@ -44,6 +44,8 @@ def lines(document: Document) -> Iterator[str]:
         yield f"  Since {since:%Y-%m-%d %H:%M:%S %Z} ({ago})"
     evidence = document["evidence"]
     yield from (f"  {words}" for words in (*_why(entry, stacked=not evidence), *evidence))
+    if written := entry.get("written_underneath"):
+        yield f"  {written['text']}"
     if document["places"]:
         yield "  The same file system stands at"
         yield from (f"    {_where(place)}" for place in document["places"][:MAX_SHOWN])

@@ -132,6 +132,8 @@ def _why(entry: Entry) -> str:
     except ValueError:
         cause = None  # a later version's
     context = str(entry.get("context") or "")
+    if written := entry.get("written_underneath"):  # of an earlier version's service there is none
+        context = "; ".join(part for part in (written["text"], context) if part)
     return why(cause, str(entry["error"] or ""), entry.get("stack") or (), context, entry.get("stacked") or 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -19,11 +20,12 @@ from tests.fakes.receivers import GotifyReceiver
 from tests.integration.service import HOST, Site
 from tests.integration.test_missing import configure, fstab
 from tests.integration.test_notifications import SPAN, asked, titles, until_told
+from watcher.control import ask
 
 pytestmark = pytest.mark.kernel
 
 MS_REMOUNT = 32  # linux/mount.h
-_WRITE = 'n=0; while :; do head -c 1M /dev/zero > "$0/film$n"; n=$((n+1)); sleep 0.3; done'
+_WRITE = 'n=0; while :; do head -c 1M /dev/zero > "$0/film$$.$n"; n=$((n+1)); sleep 0.3; done'
 
 
 @contextlib.contextmanager
@@ -69,6 +71,11 @@ async def test_what_is_written_under_a_mount_that_is_away_is_told_and_not_again_
             await until_told(gotify, "NOT MOUNTED")
             with writer(nas.mount_point):
                 told = await until_told(gotify, "written to underneath")
+                # Who asks gets it, too, with its figures.
+                explained = json.loads((await site.run("explain", "--json", nas.mount_point)).out)["mount"]
+                shown = (await site.run("explain", nas.mount_point)).out
+                listed = (await site.run("status")).out
+                answer = await asyncio.to_thread(ask, str(site.socket), "GET", "incidents")
                 assert await service.end() == 0
         async with site.service() as service:
             with writer(nas.mount_point):
@@ -84,6 +91,16 @@ async def test_what_is_written_under_a_mount_that_is_away_is_told_and_not_again_
     growing = rf"Something writes to the disk on {disk} under {nas.mount_point}: [\d.]+ MiB since \d\d:\d\d"
     [line] = [line for line in told.message.splitlines() if line.startswith("Something")]
     assert re.fullmatch(rf"{growing}, full in about [\d]+ (h|h \d+ min|min)", line), line
+    written = explained["written_underneath"]
+    assert (written["namespace"], written["target"], written["disk"]) == ("host", nas.mount_point, disk)
+    assert written["bytes"] >= 1 << 20
+    assert written["full_in_seconds"] > 60
+    assert written["since"] <= written["checked_at"]
+    assert re.match(growing, written["text"])
+    assert re.search(rf"^  {growing}", shown, re.M)
+    assert f"Something writes to the disk on {disk} under" in " ".join(listed.split())
+    [member] = answer.body["incidents"][0]["members"]
+    assert re.match(growing, member["written_underneath"]["text"])
     [line] = [line for line in grave.message.splitlines() if line.startswith("Something")]
     assert re.fullmatch(rf"{growing}, full within a minute", line), line
     assert f"Do: mount {nas.mount_point}" in grave.message

@@ -267,6 +267,7 @@ async def test_hostile_names_are_text(chromium: Chromium, tmp_path: Path) -> Non
                 status="stale",
                 cause="error",
                 stack=[HARM],
+                written_underneath={"text": f"writes {HARM}"},
             ),
             entry(2, target=f"/mnt/{TURNED}", source=TURNED, server=TURNED),
             entry(3, target=LONG, source="y" * 4000, server="z" * 4000, status="stale", error="e" * 4000),
@@ -279,7 +280,7 @@ async def test_hostile_names_are_text(chromium: Chromium, tmp_path: Path) -> Non
         {"id": 1, "server": LONG, "group": HARM, "opened": "2026-11-20T15:04:05Z", "closed": None, "silenced": False}
         | {
             "title": f"🔴 pve1: {HARM}",
-            "members": [{**member, "error": LONG}],
+            "members": [{**member, "error": LONG, "written_underneath": {"text": f"writes {HARM}"}}],
             "cause": [HARM, LONG],
             "advice": [HARM, LONG],
         }
@@ -304,6 +305,8 @@ async def test_hostile_names_are_text(chromium: Chromium, tmp_path: Path) -> Non
         assert await tab.value("document.querySelectorAll('img, script').length") == 1  # our own script
         assert await tab.value(f"{row(HARM)}.querySelector('.name').innerText.includes({json.dumps(HARM)})")
         assert await tab.value(f"document.querySelector('.incident h3').innerText.includes({json.dumps(HARM)})")
+        for where in (f"{row(HARM)}.querySelector('.cause')", "document.querySelector('.incident .amber')"):
+            assert await tab.value(f"{where}.innerText.includes({json.dumps('writes ' + HARM)})"), where
         # What turns the direction does so within its own name.
         turned = f"{row(TURNED)}.querySelector('.name bdi:last-child')"
         assert await tab.value(f"getComputedStyle({turned}).unicodeBidi") == "isolate"

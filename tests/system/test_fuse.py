@@ -117,7 +117,7 @@ async def test_sshfs_that_looks_for_its_server_again_and_again(row: Note) -> Non
             send(signal.SIGKILL, "sftp-server")
 
         told = await outage(place, fall, DOWN.unlink, says="I/O ERROR", within=ERROR)
-    assert "Do: revive nas01; if it is well, see to sshfs (pid " in told.alarm.message
+    assert "Do: revive nas01; if it is well, see to " in told.alarm.message
     row(told.row(52, "sshfs, `reconnect`: server away", "I/O ERROR"))
 
 

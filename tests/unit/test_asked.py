@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import string
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -26,10 +27,12 @@ from tests.unit.mounts import (
     watch,
 )
 from tests.unit.test_silences import A, B, incident_of, silence
-from watcher.core.accounts import MAX_MEMBERS, incident_json, order
+from watcher.core.accounts import MAX_MEMBERS, incident_json, order, written_at
 from watcher.core.chronicle import MAX_PLACES, Entry, entry_json, entry_of, newest_first
 from watcher.core.entries import place_id
 from watcher.core.explain import Address
+from watcher.core.growth import Growth
+from watcher.core.incident import Condition
 from watcher.core.latencies import LATELY, Latencies
 from watcher.core.messages import Sender, compose
 from watcher.core.outbox import News, Topic
@@ -253,6 +256,28 @@ def test_titles(down: tuple[Subject, ...], ended: tuple[Subject, ...], kind: Kin
     incident = incident_of(*down, ended=ended, kind=kind)
     account = incident_json(incident, "pve1", silenced=False, found=None, now=NOW, local=utc)
     assert account["title"].startswith(title)
+
+
+def test_what_is_written_underneath_stands_at_the_place_that_it_is_about() -> None:
+    incident = incident_of(subject("/mnt/b", "/mnt/a"))
+    growth = Growth(place("/mnt/a"), "/", 3 << 20, NOW - 60, NOW, full_in=2400.4)
+    incident = replace(incident, members=tuple(replace(m, growth=growth) for m in incident.members))
+    account = incident_json(incident, "pve1", silenced=False, found=None, now=NOW, local=utc)
+    first, second = account["members"]
+    assert first["written_underneath"] == {
+        "namespace": "host",
+        "target": "/mnt/a",
+        "disk": "/",
+        "bytes": 3 << 20,
+        "since": "2026-11-20T14:53:05Z",
+        "checked_at": "2026-11-20T14:54:05Z",
+        "full_in_seconds": 2400,
+        "text": "Something writes to the root disk under /mnt/a: 3.00 MiB since 14:53, full in about 40 min",
+    }
+    assert second["written_underneath"] is None
+    assert written_at([incident], NOW, utc) == {place("/mnt/a"): first["written_underneath"]}
+    over = replace(incident, members=tuple(replace(m, condition=Condition.OK) for m in incident.members))
+    assert written_at([over], NOW, utc) == {}
 
 
 def test_an_incident_is_bounded() -> None:

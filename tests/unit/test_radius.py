@@ -169,19 +169,27 @@ def test_the_line() -> None:
         "8 processes using it: plex (4712, CT 101) and 7 more"
     )
     assert line(Radius()) == ""
-    assert lines(Radius(), "it") == []
-    first, second = lines(radius, "/mnt/pve/nas01")
+    assert lines(Radius(), "it", 300) == []
+    first, second = lines(radius, "/mnt/pve/nas01", 300)
     assert first == "Hangs on /mnt/pve/nas01: PVE storage nas01; CT 101 plex, VM 100 win (ISO)"
     assert second.startswith("1 process waiting in it: cp (4711); ")
-    assert lines(Radius(processes=(cp,), users=1, blocked=1), "it") == [
-        "Hangs on it: 1 process waiting in it: cp (4711)"
-    ]
-    more = Radius(
+    waiting = Radius(processes=(cp,), users=1, blocked=1)
+    assert lines(waiting, "it", 300) == ["Hangs on it: 1 process waiting in it: cp (4711)"]
+    # Where it was not looked for to the end, an alarm says so, whatever else has to be left out.
+    cut = ("there are too many processes",)
+    more = ", and maybe more: the search was cut short"
+    assert lines(waiting._replace(unknown=cut), "it", 300) == [f"Hangs on it: 1 process waiting in it: cp (4711){more}"]
+    both = lines(radius._replace(unknown=cut), "it", 80)
+    assert [len(words) for words in both] == [80, 80]
+    assert both[0].startswith("Hangs on it: PVE")
+    assert both[0].endswith(more)
+    assert lines(Radius(unknown=cut), "it", 300) == ["Hangs on it: not known, the search was cut short"]
+    others = Radius(
         guests=(Using(ct, "bind", "mp0"),),
         docker=(Docker("0123456789ab", "host"), Docker("ab0123456789", "ct:105")),
         jobs=("vzdump 101",),
     )
-    assert line(more) == (
+    assert line(others) == (
         "CT 101 plex (mp0); Docker container 0123456789ab, Docker container ab0123456789 (CT 105); "
         "backup job running: vzdump 101"
     )

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from watcher.core.entries import place_id, utc
 from watcher.core.evidence import Evidence
-from watcher.core.incident import Incident
-from watcher.core.messages import Local, cause_and_advice, headline
+from watcher.core.growth import Gravity
+from watcher.core.incident import Incident, Member
+from watcher.core.messages import Local, cause_and_advice, growing_words, headline
 from watcher.core.wording import place_order, printable
+from watcher.model import Place
 
 MAX_MEMBERS = 1000  # of one incident that are listed
+
+
+def written_json(member: Member, now: float, local: Local) -> dict[str, Any] | None:
+    """What is written under its mount point while it is away, in figures and in the words of a message."""
+    growth = member.growth
+    if growth is None or not member.subject.places or member.gravity is Gravity.QUIET:
+        return None
+    return {
+        "namespace": growth.place.namespace,
+        "target": printable(growth.place.mount_point),
+        "disk": printable(growth.disk),
+        "bytes": growth.bytes,
+        "since": utc(growth.since),
+        "checked_at": utc(growth.at),
+        "full_in_seconds": round(growth.full_in) if growth.full_in is not None else None,
+        "text": growing_words(member, now, local),
+    }
+
+
+def _is_first(place: Place, member: Member) -> bool:
+    return member.growth is not None and place == min(member.subject.places, key=place_order)
+
+
+def written_at(incidents: Iterable[Incident], now: float, local: Local) -> dict[Place, dict[str, Any]]:
+    """The same of all that are open, by the place of the mount that is away."""
+    found = {}
+    for member in (m for incident in incidents for m in incident.down):
+        if (written := written_json(member, now, local)) is not None:
+            found[min(member.subject.places, key=place_order)] = written
+    return found
 
 
 def order(incident: Incident) -> tuple[bool, float, int]:
@@ -46,6 +79,7 @@ def incident_json(
                 "since": utc(member.since),
                 "cause": member.cause.value if member.cause else None,
                 "error": printable(member.error) or None,
+                "written_underneath": written_json(member, now, local) if _is_first(place, member) else None,
             }
             for member, place in members[:MAX_MEMBERS]
         ],

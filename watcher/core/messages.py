@@ -18,7 +18,7 @@ from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SETTLED, Condition, I
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.radius import lines as radius_lines
-from watcher.core.wording import cause_words, count, duration, name, place_name, place_order, shorten
+from watcher.core.wording import cause_words, count, duration, name, place_name, place_order
 from watcher.model import HOST, Kind, Place, Subject
 
 MAX_LINES = 12
@@ -259,18 +259,22 @@ def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> l
     if found is None or found.radius is None:
         return []
     on = "it" if len(down) == 1 else _described(_places([first])[0][0], first)
-    return [shorten(line, MAX_HANGING) for line in radius_lines(found.radius, on)]
+    return radius_lines(found.radius, on, MAX_HANGING)
 
 
 def _growing(down: Sequence[Member], now: float, local: Local) -> list[str]:
     """What is written under the mount points meanwhile, the gravest first."""
-    lines = []
-    for member in sorted(down, key=lambda m: -m.gravity):
-        if member.growth is not None and member.gravity:
-            place = min(member.subject.places, key=place_order)
-            container = dict(member.subject.names).get(place.namespace, "")
-            lines.append(growth_words(member.growth, place, container, _minute(member.growth.since, now, local)))
-    return lines[:MAX_GROWING]
+    gravest = sorted((m for m in down if m.growth is not None and m.gravity), key=lambda m: -m.gravity)
+    return [growing_words(member, now, local) for member in gravest[:MAX_GROWING]]
+
+
+def growing_words(member: Member, now: float, local: Local) -> str:
+    """What is written under its mount point, as a message has it; "" if nothing is."""
+    if member.growth is None:
+        return ""
+    place = min(member.subject.places, key=place_order)
+    container = dict(member.subject.names).get(place.namespace, "")
+    return growth_words(member.growth, place, container, _minute(member.growth.since, now, local))
 
 
 def _about(member: Member, found: Evidence | None) -> Evidence | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from watcher.core import pve
 from watcher.core.lxc import bind_of, key_and_value, name_from_config, name_from_pve_config
 from watcher.core.mountinfo import is_below
-from watcher.core.wording import container_name, name
+from watcher.core.wording import container_name, name, shorten
 from watcher.model import HOST
 
 MAX_NAMED = 4  # of each sort on the line
@@ -166,10 +166,16 @@ def line(radius: Radius) -> str:
     return "; ".join([*_things(radius), *_users(radius)])
 
 
-def lines(radius: Radius, on: str) -> list[str]:
-    """The same as two lines of a message, the processes on their own, or fewer. `on`: what it hangs on."""
+def lines(radius: Radius, on: str, limit: int) -> list[str]:
+    """The same as two lines of a message, the processes on their own, or fewer. `on`: what it hangs on.
+
+    Of `limit` characters each; that there may be more stands on the first, which is the last to be left out.
+    """
     found = [words for words in ("; ".join(_things(radius)), "; ".join(_users(radius))) if words]
-    return [f"Hangs on {on}: {words}" if n == 0 else words for n, words in enumerate(found)]
+    if not found:
+        return [f"Hangs on {on}: not known, the search was cut short"] if radius.unknown else []
+    more = ", and maybe more: the search was cut short" if radius.unknown else ""
+    return [shorten(f"Hangs on {on}: {found[0]}", limit - len(more)) + more, *(shorten(w, limit) for w in found[1:])]
 
 
 def _things(radius: Radius) -> list[str]:
