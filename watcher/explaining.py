@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic, time
 from typing import Any
 
@@ -15,7 +16,7 @@ from watcher.children import Children
 from watcher.configfile import FileReader, may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
 from watcher.core.entries import detailed_entry, inside, target_bytes, utc
-from watcher.core.evidence import Evidence, question_of
+from watcher.core.evidence import Evidence, Served, question_of
 from watcher.core.explain import (
     Address,
     Elsewhere,
@@ -75,8 +76,12 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
     else:
         at = Place(asked.namespace, lies_on.mount_point) if lies_on is not None else Place(asked.namespace, asked.path)
         document |= _places(lies_on, entry, at, tables)
-        document |= _evidence(settings, lies_on, entry, at, tables)
-        document["radius"] = _radius(settings, lies_on, entry, tables, notes)
+        target = _failing(lies_on, entry, at, tables)
+        found, hanging = _look(settings, lies_on, entry, target, tables)
+        document["evidence"] = evidence_on(target, found) if target is not None and found is not None else []
+        if target is not None and found is not None:
+            document["advice"] = advice_on(target, _other_places(lies_on, at, target, tables), found)
+        document["radius"] = _radius(hanging, notes) if hanging is not None else None
         document["history"] = _history(settings, entry, at, tables, notes)
     return document | {"notes": [printable(note) for note in notes]}
 
@@ -157,16 +162,13 @@ def _places(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> 
     return {"places": [one(e) for e in found], "more_places": more}
 
 
-def _evidence(settings: Settings, mount: Mount | None, entry: Document, at: Place, tables: Tables) -> Document:
-    """What can be found out about why it is stale, and the advice that follows from it."""
+def _failing(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> MountState | None:
+    """A stale mount as an alarm has it: what the host has is the host's, wherever it is bound to."""
     if mount is None or entry.get("device") != mount.device or entry["status"] != "stale":
-        return {"evidence": []}
-    elsewhere, _ = same_file_system(mount, at, tables.by_namespace)
-    places = [at, *(e.place for e in elsewhere if e.root == mount.root)]
-    # As in an alarm: what the host has is the host's, wherever it is bound to.
-    first = min(places, key=place_order)
+        return None
+    first = min(_all_places(mount, at, tables), key=place_order)
     table = tables.by_namespace[first.namespace]
-    state = MountState(
+    return MountState(
         first,
         mount_of(first.mount_point, table.mounts) or mount,
         Reach.STALE,
@@ -178,44 +180,48 @@ def _evidence(settings: Settings, mount: Mount | None, entry: Document, at: Plac
         context=entry.get("context") or "",
         container=table.container,
     )
-    host = tables.by_namespace[HOST].mounts
 
-    async def look() -> list[Evidence]:
+
+def _all_places(mount: Mount, at: Place, tables: Tables) -> list[Place]:
+    elsewhere, _ = same_file_system(mount, at, tables.by_namespace)
+    return [at, *(e.place for e in elsewhere if e.root == mount.root)]
+
+
+def _other_places(mount: Mount | None, at: Place, target: MountState, tables: Tables) -> list[Place]:
+    return [p for p in _all_places(mount, at, tables) if p != target.place] if mount is not None else []
+
+
+def _look(
+    settings: Settings, mount: Mount | None, entry: Document, target: MountState | None, tables: Tables
+) -> tuple[Evidence | None, Radius | None]:
+    """What can be found out about why it is stale, and what hangs on it; None where no mount stands."""
+    if mount is None or entry.get("device") != mount.device:
+        return None, None
+    host = tables.by_namespace[HOST].mounts
+    points = tuple(m.mount_point for m in host if (m.device, m.fstype) == (mount.device, mount.fstype))
+    containers = [table.container for table in tables.by_namespace.values() if table.container is not None]
+    wanted = radius.Wanted(mount.device, mount.fstype, points, mount.source)
+    questions = [question_of(target, (), host)] if target is not None else []
+    proc, served = settings.paths.proc, Served()
+
+    async def look() -> tuple[list[Evidence], list[Radius]]:
         children = Children()
         try:
-            question = question_of(state, (), host)
-            return await gather(
-                [question], children=children, reader=FileReader(children), mounts=host, proc=settings.paths.proc
+            return await asyncio.gather(
+                gather(questions, children=children, reader=FileReader(children), mounts=host, proc=proc),
+                radius.look([wanted], containers, children, settings.paths, questions=questions, served=served),
             )
         finally:
             children.close()
 
-    [found] = asyncio.run(look())
-    others = [place for place in places if place != first]
-    return {"evidence": evidence_on(state, found), "advice": advice_on(state, others, found)}
+    evidence, [hanging] = asyncio.run(look())
+    for found in evidence:
+        return replace(found, daemons=served.by(found.question)), hanging
+    return None, hanging
 
 
-def _radius(
-    settings: Settings, mount: Mount | None, entry: Document, tables: Tables, notes: list[str]
-) -> Document | None:
-    """What hangs on it; None where no mount stands."""
-    if mount is None or entry.get("device") != mount.device:
-        return None
-
-    host = tables.by_namespace[HOST].mounts
-    points = tuple(m.mount_point for m in host if (m.device, m.fstype) == (mount.device, mount.fstype))
-    containers = [table.container for table in tables.by_namespace.values() if table.container is not None]
-
-    async def look() -> Radius:
-        children = Children()
-        try:
-            wanted = radius.Wanted(mount.device, mount.fstype, points)
-            [found] = await radius.look([wanted], containers, children, settings.paths)
-            return found
-        finally:
-            children.close()
-
-    found = asyncio.run(look())
+def _radius(found: Radius, notes: list[str]) -> Document:
+    """What hangs on it."""
     notes += found.unknown
     return {
         "line": line(found),
@@ -230,7 +236,7 @@ def _radius(
             }
             for u in found.guests
         ],
-        "docker": [{"id": printable(d.id), "namespace": d.inside} for d in found.docker],
+        "docker": [{"id": printable(d.id), "namespace": d.inside, "old": d.is_old} for d in found.docker],
         "jobs": [printable(job) for job in found.jobs],
         "processes": [
             {"pid": p.pid, "name": printable(p.name), "namespace": p.namespace, "blocked": p.blocked, "uses": p.uses}

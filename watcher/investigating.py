@@ -17,7 +17,7 @@ from watcher import radius
 from watcher.children import Children
 from watcher.configfile import FileReader
 from watcher.core import messages
-from watcher.core.evidence import Evidence, Question, question_of, question_of_absent
+from watcher.core.evidence import Evidence, Question, Served, question_of, question_of_absent
 from watcher.core.incident import BY_PLACE, Incident, Member
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
@@ -130,34 +130,48 @@ class Investigator:
                 del self._queued[matter]
             self._under_way.update(batch)
             try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._ask_why, batch)
-                    tasks.start_soon(self._ask_what_hangs, batch)
+                await self._look_at(batch)
             finally:
                 self._under_way.difference_update(batch)
                 self._news.set()
                 self._news = anyio.Event()
 
-    async def _ask_why(self, matters: Sequence[Matter]) -> None:
-        if questions := self._questions(matters):
-            found = await gather(
-                list(questions.values()),
-                children=self._children,
-                reader=self._reader,
-                mounts=self._mounts(),
-                proc=self._paths.proc,
-            )
-            now = monotonic()
-            self._found = {m: kept for m, kept in self._found.items() if now - kept[0] < FRESH}
-            self._found.update((matter, (now, evidence)) for matter, evidence in zip(questions, found, strict=True))
+    async def _look_at(self, matters: Sequence[Matter]) -> None:
+        questions, mounts, served = self._questions(matters), self._mounts(), Served()
 
-    async def _ask_what_hangs(self, matters: Sequence[Matter]) -> None:
-        mounts = self._mounts()
-        wanted = [_wanted_of(matter, mounts) for matter in matters]
-        found = await radius.look(wanted, self._containers(), self._children, self._paths, limit=LOOK)
+        async def why() -> None:
+            if questions:
+                found = await gather(
+                    list(questions.values()),
+                    children=self._children,
+                    reader=self._reader,
+                    mounts=mounts,
+                    proc=self._paths.proc,
+                )
+                self._found.update((m, (monotonic(), evidence)) for m, evidence in zip(questions, found, strict=True))
+
+        async def what_hangs() -> None:
+            found = await radius.look(
+                [_wanted_of(matter, mounts) for matter in matters],
+                self._containers(),
+                self._children,
+                self._paths,
+                limit=LOOK,
+                questions=list(questions.values()),
+                served=served,
+            )
+            self._hanging.update(zip(matters, ((monotonic(), hanging) for hanging in found), strict=True))
+
         now = monotonic()
+        self._found = {m: kept for m, kept in self._found.items() if now - kept[0] < FRESH}
         self._hanging = {m: kept for m, kept in self._hanging.items() if now - kept[0] < FRESH}
-        self._hanging.update(zip(matters, ((now, hanging) for hanging in found), strict=True))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(why)
+            tasks.start_soon(what_hangs)
+        # Who serves it comes of the search.
+        for matter, question in questions.items():
+            if (kept := self._found.get(matter)) is not None:
+                self._found[matter] = kept[0], replace(kept[1], daemons=served.by(question))
 
     def _questions(self, matters: Sequence[Matter]) -> dict[Matter, Question]:
         """Of what is mounted, as far as it still is."""
@@ -209,4 +223,4 @@ def _wanted_of(matter: Matter, mounts: Sequence[Mount]) -> radius.Wanted:
     like = (superblock.device, superblock.fstype)
     points = [m.mount_point for m in mounts if superblock.device and (m.device, m.fstype) == like]
     points += [place.mount_point] if place is not None else []
-    return radius.Wanted(*like, tuple(dict.fromkeys(points)))
+    return radius.Wanted(*like, tuple(dict.fromkeys(points)), superblock.source)

@@ -5,27 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from watcher import procfs
-from watcher.children import Child, Children, environment
+from watcher.children import Child, Children, environment, script
 from watcher.core import radius as core
+from watcher.core.evidence import Question, Served
 from watcher.core.lxc import valid_id
 from watcher.core.radius import Docker, Guest, Process, Radius, Storage
 from watcher.model import HOST, Container
 from watcher.probing import child as probe_child
+from watcher.probing.evidence import CONNECTIONS
 from watcher.settings import Paths
-from watcher.sources import users
 
 LIMIT = 3.0  # seconds
 LINE_LIMIT = 1 << 20  # bytes
 TOTAL = 1 << 25  # bytes
 FOR_PROCESSES = 0.6  # of the time; the rest is for the configurations
+USERS = str(Path(__file__).with_name("sources") / "users.py")  # not to be imported here: it stands alone
 # Ours hang in it as well, and are of no interest.
 _OWN = [str(Path(probe_child.__file__).with_name(name)) for name in ("child.py", "inside.py")]
 _CUT = "there are too many processes to look for all that have files open on it; those that wait in it are all there"
@@ -39,6 +40,7 @@ class Wanted(NamedTuple):
     device: str  # "major:minor"; "" of what is not mounted: nobody uses that
     fstype: str
     points: tuple[str, ...]
+    source: str = ""
 
 
 async def look(
@@ -48,26 +50,22 @@ async def look(
     paths: Paths,
     *,
     limit: float = LIMIT,
+    questions: Sequence[Question] = (),
+    served: Served | None = None,
 ) -> list[Radius]:
     """What hangs on each of these, wherever it stands. Never raises for what cannot be seen: it says so.
 
-    `containers`: those that run, to name processes by.
+    `containers`: those that run, to name processes by. `questions`: about FUSE mounts, of which on the same way it is
+    found out who serves them: for `served`.
     """
     try:
-        child = await children.spawn([sys.executable, "-I", "-S", str(users.__file__)], environment(os.environ))
+        child = await children.spawn(script(USERS), environment(os.environ))
     except OSError as e:
         return [Radius(unknown=(f"what hangs on it cannot be looked for: {e.strerror}",)) for _ in wanted]
-    question = {
-        "proc": paths.proc,
-        "own": _OWN,
-        "wanted": [(one.device, one.fstype) for one in wanted],
-        "directories": paths.lxc_config,
-        "storage": paths.storage,
-        "seconds": limit * FOR_PROCESSES,
-    }
-    said, has_ended = _Said([], [], [], []), False
+    said, has_ended = _Said([], [], [], [], served or Served()), False
     try:
-        child.write(json.dumps(question).encode())
+        fields = _fields(wanted, questions, paths, limit * FOR_PROCESSES)
+        child.write(os.fsencode("".join(f"{field}\0" for field in fields)))
         child.close_stdin()
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
@@ -81,6 +79,23 @@ async def look(
     ]
 
 
+def _fields(
+    wanted: Sequence[Wanted], questions: Sequence[Question], paths: Paths, seconds: float
+) -> Iterator[str | int | float]:
+    """As `sources.users` reads them."""
+    yield from ("proc", paths.proc, "seconds", seconds, "waiting", CONNECTIONS, "file", paths.storage)
+    for file in _OWN:
+        yield from ("own", file)
+    for one in wanted:
+        yield from ("wanted", one.device, one.fstype, one.source)
+    for q in questions:
+        if q.connection is not None and not q.gone:
+            first, second = (*q.likely, "")[:2]
+            yield from ("fuse", q.connection, q.place.mount_point, q.init_pid, first, second)
+    for directory in paths.lxc_config:
+        yield from ("directory", directory)
+
+
 class _Said(NamedTuple):
     """What the child has said so far."""
 
@@ -88,6 +103,7 @@ class _Said(NamedTuple):
     storages: list[Storage]
     guests: list[Guest]
     running: list[str]  # UPIDs of backups
+    served: Served
 
 
 async def _read(child: Child, said: _Said) -> bool:
@@ -100,9 +116,11 @@ async def _read(child: Child, said: _Said) -> bool:
             return False
         for line in lines:
             words = json.loads(line)
-            if "end" in words:
+            if isinstance(words, list):
+                said.served.take(words)
+            elif "end" in words:
                 return True
-            if "file" in words:
+            elif "file" in words:
                 _take(str(words["file"]), b64decode(words["text"]), said.storages, said.guests)
             elif "running" in words:
                 said.running.extend(map(str, words["running"]))
@@ -132,7 +150,9 @@ def _radius(
         users=int(found.get("users", 0)),
         blocked=int(found.get("blocked", 0)),
         maybe=int(found.get("maybe", 0)),
-        docker=tuple(Docker(str(d), f"ct:{ctid}" if ctid else HOST) for d, ctid in found.get("docker", ())),
+        docker=tuple(
+            Docker(str(d), f"ct:{ctid}" if ctid else HOST, bool(old)) for d, ctid, old in found.get("docker", ())
+        ),
         jobs=tuple(jobs),
         unknown=(*_unseen(found), *([] if has_ended else [_NO_END])),
     )

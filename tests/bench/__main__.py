@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.bench import asked, containers, events, report, service, storm, sweeps
+from tests.bench import asked, containers, events, incident, report, service, storm, sweeps
 from tests.bench.stage import Stage, Unavailable, stage
 
 
@@ -30,6 +30,7 @@ def sections(options: argparse.Namespace) -> dict[str, Callable[[Stage], report.
             "idle": partial(service.idle, count=20, duration=0.5),
             "asked": partial(asked.section, count=20, duration=1.5),
             "storm": partial(storm.section, count=12, servers=3, fast=True),
+            "incident": partial(incident.section, processes=20, rounds=1),
             "containers": partial(containers.section, count=6, mounts=4, own=2, rounds=1),
             "container-starts": partial(containers.starts, changes=2),
             "container-idle": partial(containers.idle, count=3, mounts=2, duration=0.5),
@@ -44,6 +45,7 @@ def sections(options: argparse.Namespace) -> dict[str, Callable[[Stage], report.
             "idle": partial(service.idle, count=20, duration=options.seconds),
             "asked": partial(asked.section, count=500, duration=options.seconds),
             "storm": partial(storm.section, count=1000, servers=20),
+            "incident": partial(incident.section, processes=2000, rounds=7),
             "containers": partial(containers.section, count=200, mounts=20, own=50, rounds=7),
             "container-starts": partial(containers.starts, changes=20),
             "container-idle": partial(containers.idle, count=20, mounts=5, duration=options.seconds),

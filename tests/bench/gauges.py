@@ -33,6 +33,12 @@ def cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
+def cpu_of_reaped() -> float:
+    """The same of the children that have been reaped alone."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def cpu_of(pid: int) -> float:
     """The same of another process, in steps of a clock tick (10 ms)."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()

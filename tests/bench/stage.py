@@ -47,6 +47,17 @@ class Stage:
             self._mounts.append(self._server.mount(path, source=source, fstype="fuse.sshfs", options="allow_other"))
         return list(self._mounts)
 
+    def one(self, name: str, source: str) -> FuseMount:
+        """A mount of its own, and none but this."""
+        self.mounts(0)
+        self._mounts.append(self._server.mount(self.make_directory(name), source=source))
+        return self._mounts[0]
+
+    @property
+    def process(self) -> int:
+        """The pid of who serves them."""
+        return self._server.pid
+
     def make_directory(self, name: str) -> str:
         path = os.path.join(self.directory, name)
         os.makedirs(path, exist_ok=True)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,15 @@ from tests.fakes.fuse import HANG, NO_INIT, FuseMount
 from tests.fakes.receivers import GotifyReceiver
 from tests.integration.service import HOST, Site
 from tests.integration.test_notifications import asked, until_told
-from watcher import procfs
-from watcher.children import Children
+from watcher import procfs, radius
+from watcher.children import Children, script
 from watcher.configfile import FileReader
-from watcher.core.evidence import Endpoint, Evidence, Port, Question
+from watcher.core.evidence import Endpoint, Evidence, Port, Question, Served
 from watcher.core.incident import Condition, Incident, Member
 from watcher.core.mountinfo import parse
 from watcher.investigating import Investigator
 from watcher.model import HOST as ON_HOST
 from watcher.model import Cause, Kind, MountState, Place, Reach, Subject, Superblock
-from watcher.probing import asking
 from watcher.probing.evidence import gather
 from watcher.settings import Paths
 
@@ -44,10 +44,12 @@ async def children() -> AsyncIterator[Children]:
 
 
 async def ask(children: Children, *questions: Question, fstab: str = "/etc/fstab") -> list[Evidence]:
-    mounts = parse(procfs.read("/proc/self/mountinfo"))
-    return await gather(
-        questions, children=children, reader=FileReader(children), mounts=mounts, fstab=fstab, limit=30.0
+    mounts, served = parse(procfs.read("/proc/self/mountinfo")), Served()
+    found, _ = await asyncio.gather(
+        gather(questions, children=children, reader=FileReader(children), mounts=mounts, fstab=fstab, limit=30.0),
+        radius.look([], [], children, Paths(lxc_config=()), limit=30.0, questions=questions, served=served),
     )
+    return [replace(evidence, daemons=served.by(evidence.question)) for evidence in found]
 
 
 def fuse_question(mount: FuseMount, namespace: str = ON_HOST, **more: object) -> Question:
@@ -208,18 +210,16 @@ async def test_where_the_kernel_does_not_tell_the_command_line_does(site: Site, 
     ):
         for process in (server, pretender):
             await asyncio.to_thread(process.stdout.readline)
-        nothing: dict[str, list[str]] = {"ports": [], "stats": [], "units": []}
-        names = [Path(sys.executable).resolve().name]
-        wanted = {"proc": "/proc", "connections": "/x", "fuse": [[7, place, 0, names]], **nothing}
-        child = await children.spawn([sys.executable, "-I", "-S", asking.__file__])
-        child.write(json.dumps(wanted).encode())
+        fields = ["proc", "/proc", "seconds", "30", "fuse", "7", place, "0", Path(sys.executable).resolve().name, ""]
+        child = await children.spawn(script(radius.USERS))
+        child.write("".join(f"{field}\0" for field in fields).encode())
         child.close_stdin()
         output = b""
         while chunk := await child.read(30.0):
             output += chunk
         for process in (server, pretender):
             process.stdin.close()
-    said = [json.loads(line) for line in output.splitlines()]
+    said = [words for line in output.splitlines() if isinstance(words := json.loads(line), list)]
     assert [words for words in said if words[0] == "names"] == [["names", server.pid, 7]]
     assert [server.pid, []] in [[words[1], words[4]] for words in said if words[0] == "holder"]
 
@@ -259,7 +259,7 @@ async def test_what_hangs_is_left_out(site: Site, children: Children, tmp_path: 
         fstab=os.path.join(dead.mount_point, "fstab"),
         limit=1.0,
     )
-    assert [d.pid for d in found.daemons or ()] == [site.fuse.pid]
+    assert found.waiting is not None
 
 
 # ---- its bounds

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -97,7 +98,6 @@ class Findings:
 
     ports: tuple[tuple[Endpoint, Port], ...] = ()
     waiting: int | None = None
-    daemons: tuple[Daemon, ...] | None = None
     unanswered: int | None = None
     has_unit: bool = False
 
@@ -223,6 +223,43 @@ def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endp
     return (Endpoint(address or "", number if 0 < number < 65536 else default),)
 
 
+class Served:
+    """Who serves FUSE mounts, as far as the search for it has told."""
+
+    def __init__(self) -> None:
+        self._holders: dict[int, Daemon] = {}
+        self._serves: defaultdict[int, list[int]] = defaultdict(list)  # connection -> pids
+        self._untold: set[int] = set()  # pids of which the kernel does not tell what they serve
+        self._named: defaultdict[int, list[int]] = defaultdict(list)  # connection -> pids, by their command lines
+        self._complete = False
+
+    def take(self, words: Sequence[object]) -> None:
+        """What `sources.serving` says."""
+        match words:
+            case ["holder", int(pid), str(comm), str(cgroup), list(connections)]:
+                self._holders[pid] = Daemon(pid, comm, *unit_of(cgroup))
+                for number in connections:
+                    self._serves[number].append(pid)
+                if not connections:
+                    self._untold.add(pid)
+            case ["names", int(pid), int(number)]:
+                self._named[number].append(pid)
+            case ["looked", bool(complete)]:
+                self._complete = complete
+
+    def by(self, question: Question) -> tuple[Daemon, ...] | None:
+        """The processes; None: not known; (): nobody does."""
+        if question.gone:
+            return ()
+        if question.connection is None:
+            return None
+        # A kernel that tells of one tells of all; then who has /dev/fuse open and no connection serves nothing.
+        pids = (self._serves if self._serves else self._named).get(question.connection, [])
+        if pids:
+            return tuple(self._holders[pid] for pid in sorted(set(pids)) if pid in self._holders)
+        return () if self._complete and (self._serves or not self._untold) else None
+
+
 # ---- what has been read
 
 
@@ -241,7 +278,6 @@ def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Ev
         port=best[1] if best else Port.NOT_ASKED,
         endpoint=best[0] if best else None,
         waiting=findings.waiting,
-        daemons=findings.daemons,
         unanswered=findings.unanswered,
         origin=origin,
     )

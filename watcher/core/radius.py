@@ -65,6 +65,7 @@ class Docker(NamedTuple):
 
     id: str
     inside: str  # "host", "ct:101"
+    is_old: bool = False  # what stands there is an older mount of the same source
 
 
 class Radius(NamedTuple):
@@ -221,7 +222,8 @@ def _guest(using: Using) -> str:
 
 def _docker(one: Docker) -> str:
     inside = "" if one.inside == HOST else f" ({container_name(one.inside)})"
-    return f"Docker container {name(one.id, 12)}{inside}"
+    old = ", which holds an older mount" if one.is_old else ""
+    return f"Docker container {name(one.id, 12)}{inside}{old}"
 
 
 def _process(process: Process) -> str:

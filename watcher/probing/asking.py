@@ -1,21 +1,25 @@
-"""The child that looks around a mount that has failed: `python -I -S asking.py`, one JSON object on stdin.
+"""The child that looks around a mount that has failed: `asking.main()` under `python -I -S`.
 
 It never touches the mount. It connects to servers (from a container's network namespace, too), reads fusectl and
-mountstats, and finds the processes that hold /dev/fuse. Each question has a thread of its own, so that one that hangs
-holds up no other, and it is expected to be killed. Standard library only; it must not import the project.
+mountstats, and looks for units. Each question has a thread of its own, so that one that hangs holds up no other, and it
+is expected to be killed. Standard library only, and little of that, since loading json alone doubles what the start
+costs; it must not import the project.
 
+Standard input, fields that end with NUL: where proc(5) is, then by kind "port" ADDRESS PORT PID, a process in whose
+network namespace to ask ("0": ours); "stats" PID, the same; "waiting" DIRECTORY CONNECTION, of fusectl; "unit" NAME.
 Standard output: one JSON array a line, `[kind, ...]`, as each fact is found; at last `["end"]`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import sys
-import time
 from _thread import allocate_lock, stack_size, start_new_thread
-from itertools import islice
+
+try:
+    from _json import encode_basestring_ascii as quoted
+except ImportError:  # another Python than CPython
+    from json import dumps as quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,13 +28,7 @@ if TYPE_CHECKING:
 
 CONNECT = 1.0  # seconds for a server to accept a connection
 CLONE_NEWNET = 0x40000000  # linux/sched.h
-MAX_HOLDERS = 64  # processes with /dev/fuse open of which it is found out what they serve
-MAX_DESCRIPTORS = 512  # of one process that are looked at: one in a container may have a million
-CPU_LIMIT = 0.3  # seconds of the processor, after which no more processes are looked at
-TITLES = 0.3  # seconds for the command lines of the likely ones
-MAX_TITLE = 1 << 14  # bytes of a command line
 MAX_STATS = 1 << 18  # bytes of what is passed on of mountstats
-DEVICES = ("/dev/fuse", "/fuse")  # the latter where /dev was unmounted lazily
 UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 
 
@@ -41,8 +39,6 @@ class _Asking:
         self._proc = proc
         self._lock = allocate_lock()
         self._running = 1  # until all have been started
-        self._holders = self._titles = 0  # seen so far; whose command lines are being read
-        self._known: set[int] = set()  # connections of which it is known who serves them
         self._over = allocate_lock()
         self._over.acquire()
 
@@ -69,8 +65,8 @@ class _Asking:
         self._end_one()
         self._over.acquire()
 
-    def say(self, *words: Any) -> None:
-        line = json.dumps(words).encode() + b"\n"
+    def say(self, *words: str | int) -> None:
+        line = b"[%b]\n" % ", ".join(quoted(w) if isinstance(w, str) else str(w) for w in words).encode("ascii")
         with self._lock:
             while line:
                 line = line[os.write(1, line) :]
@@ -79,6 +75,8 @@ class _Asking:
 
     def port(self, address: str, port: int, pid: int) -> None:
         """`pid`: a process in whose network namespace to ask; 0: ours."""
+        import socket  # takes as long as the start, and is not always needed
+
         if pid:
             self._enter_network(pid)
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -127,107 +125,6 @@ class _Asking:
         with open(f"{directory}/{number}/waiting", "rb") as file:
             self.say("waiting", number, int(file.read(32)))
 
-    def holders(self, mounts: list[list[Any]]) -> None:
-        """Who has /dev/fuse open, and for which connection.
-
-        `mounts`: number, mount point, a pid in its namespace, names that who serves it may have. To look at every
-        descriptor of thousands of processes costs most of a second, so those with the right names come first.
-        """
-        pids = sorted(int(name) for name in os.listdir(self._proc) if name.isdecimal())
-        names = {name[:15] for mount in mounts for name in mount[3] if name}  # proc_pid_comm(5)
-        likely = [pid for pid in pids if self._line(pid, "comm") in names]
-        complete = self._look_at(likely, mounts)
-        patience = time.monotonic() + TITLES
-        while not (known := self._known.issuperset(mount[0] for mount in mounts)):
-            if not self._titles or time.monotonic() >= patience:
-                break
-            time.sleep(0.005)
-        if not known:
-            done = set(likely)
-            complete = self._look_at([pid for pid in pids if pid not in done], mounts) and complete
-        self.say("looked", complete)
-
-    def _look_at(self, pids: list[int], mounts: list[list[Any]]) -> bool:
-        """Say who of these has /dev/fuse open; whether all could be seen, as far as that was needed."""
-        complete = True
-        wanted = {mount[0] for mount in mounts}
-        for pid in pids:
-            if time.process_time() > CPU_LIMIT:
-                return False
-            try:
-                connections, all_of_them = self._connections(pid)
-                complete = complete and all_of_them
-                if connections is None:
-                    continue
-                self._holders += 1
-                if self._holders > MAX_HOLDERS:
-                    return False
-                self.say("holder", pid, self._line(pid, "comm"), self._line(pid, "cgroup"), connections)
-            except PermissionError:
-                complete = False
-                continue
-            except OSError:
-                continue  # it has ended
-            self._known.update(connections)
-            if wanted <= self._known:
-                break
-            if not connections:  # 6.12 and older do not tell of which connection it is
-                with self._lock:
-                    self._titles += 1
-                self.start(self._title, pid, mounts)
-        return complete
-
-    def _connections(self, pid: int) -> tuple[list[int] | None, bool]:
-        """The FUSE connections of a process, as far as the kernel tells; None if it has none. And if that is all."""
-        directory = os.open(f"{self._proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with os.scandir(directory) as entries:  # not all of them at once, which alone would take a second
-                names = [entry.name for entry in islice(entries, MAX_DESCRIPTORS + 1)]
-            ours = []
-            for name in names[:MAX_DESCRIPTORS]:
-                try:
-                    if os.readlink(name, dir_fd=directory) in DEVICES:
-                        ours.append(name)
-                except OSError:
-                    pass  # closed meanwhile
-        finally:
-            os.close(directory)
-        numbers = []
-        for name in ours:
-            try:
-                with open(f"{self._proc}/{pid}/fdinfo/{name}", "rb") as file:
-                    lines = file.read().splitlines()
-            except OSError:
-                continue
-            numbers += [int(line.split()[1]) for line in lines if line.startswith(b"fuse_connection:")]
-        return numbers if ours else None, len(names) <= MAX_DESCRIPTORS
-
-    def _line(self, pid: int, file: str) -> str:
-        """comm or cgroup; "" where there is none."""
-        try:
-            with open(f"{self._proc}/{pid}/{file}", "rb", buffering=0) as opened:
-                return (opened.read(4096) or b"").rstrip(b"\n").decode("utf-8", "surrogateescape")
-        except OSError:
-            return ""
-
-    def _title(self, pid: int, mounts: list[list[Any]]) -> None:
-        """Which of the mounts a process names on its command line, if it lives where they do.
-
-        A container's process may name whatever it likes, and reading that may wait for its memory.
-        """
-        try:
-            lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
-            with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
-                words = file.read(MAX_TITLE).decode("utf-8", "surrogateescape").split("\0")
-            paths = {word.rstrip("/") for word in words if word.startswith("/")}
-            for number, mount_point, init_pid, _ in mounts:
-                if mount_point in paths and os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid") == lives_in:
-                    self.say("names", pid, number)
-                    self._known.add(number)
-        finally:
-            with self._lock:
-                self._titles -= 1
-
     # ---- systemd
 
     def unit(self, name: str) -> None:
@@ -237,22 +134,18 @@ class _Asking:
 
 def main() -> None:
     stack_size(256 * 1024)
-    wanted = json.load(sys.stdin)
-    asking = _Asking(wanted["proc"])
-    for arguments in wanted["ports"]:
-        asking.start(asking.port, *arguments)
-    for pid in wanted["stats"]:
-        asking.start(asking.stats, pid)
-    for name in wanted["units"]:
-        asking.start(asking.unit, name)
-    if wanted["fuse"]:
-        for number, *_ in wanted["fuse"]:
-            asking.start(asking.waiting, wanted["connections"], number)
-        asking.start(asking.holders, wanted["fuse"])
+    fields = iter(os.fsdecode(sys.stdin.buffer.read()).split("\0")[:-1])
+    asking = _Asking(next(fields))
+    for kind in fields:
+        value = next(fields)
+        if kind == "port":
+            asking.start(asking.port, value, int(next(fields)), int(next(fields)))
+        elif kind == "stats":
+            asking.start(asking.stats, int(value))
+        elif kind == "unit":
+            asking.start(asking.unit, value)
+        elif kind == "waiting":
+            asking.start(asking.waiting, value, int(next(fields)))
     asking.wait()
     asking.say("end")
     os._exit(0)  # no waiting for threads
-
-
-if __name__ == "__main__":
-    main()

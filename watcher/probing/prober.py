@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic, time
 
 from watcher import procfs
-from watcher.children import KILL_GRACE, Child, Children, environment
+from watcher.children import KILL_GRACE, Child, Children, environment, script
 from watcher.model import Event, Probe, ProbeReport, StillWedged, Superblock, ThreadGone, Verdict, Wedged
 from watcher.probing.sweep import (
     LANE_FULL,
@@ -33,9 +32,6 @@ from watcher.probing.wedged import Note, WedgedNotes
 
 log = logging.getLogger(__name__)
 
-# Imported by name, since the interpreter keeps the bytecode of what is imported and not that of a script: compiling
-# it anew was a third of what it took to start a sweep.
-_START = "import sys; path, name = sys.argv[1].rsplit('/', 1); sys.path.insert(0, path); __import__(name[:-3]).main()"
 _CHILD = str(Path(__file__).with_name("child.py"))
 _INSIDE = str(Path(__file__).with_name("inside.py"))  # the same, for sweeps that enter user namespaces
 ENDED = "the probe process ended"
@@ -87,8 +83,8 @@ class Prober:
         child: Child | None = None
         self._sweeps.append(sweep)
         try:
-            script = _INSIDE if sweep.goes_inside else _CHILD
-            child = await self._children.spawn([sys.executable, "-I", "-S", "-c", _START, script], self._env)
+            path = _INSIDE if sweep.goes_inside else _CHILD
+            child = await self._children.spawn(script(path), self._env)
             child.write(sweep.encode())
             child.close_stdin()
             await self._listen(child, sweep)

@@ -1,0 +1,178 @@
+"""Who has /dev/fuse open, and for which connection: a part of the child `users`, and how that speaks.
+
+Standard library only; it must not import the project.
+
+What is said, arrays in lines of JSON: ["holder", PID, COMM, CGROUP, [CONNECTION, …]] of each process, the connections
+as far as the kernel tells them (6.12 and older do not); else ["names", PID, CONNECTION] of those on whose command line
+the mount point stands; at last ["looked", whether all could be seen, as far as that was needed].
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import allocate_lock, start_new_thread
+from itertools import islice
+
+try:
+    from _json import encode_basestring_ascii as quoted
+except ImportError:  # another Python than CPython
+    from json import dumps as quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MAX_HOLDERS = 64  # processes with /dev/fuse open of which it is found out what they serve
+MAX_DESCRIPTORS = 512  # of one process that are looked at: one in a container may have a million
+CPU_LIMIT = 0.3  # seconds of the processor, after which no more processes are looked at
+TITLES = 0.3  # seconds for the command lines
+MAX_TITLE = 1 << 14  # bytes of a command line
+DEVICES = ("/dev/fuse", "/fuse")  # the latter where /dev was unmounted lazily
+
+_speaking = allocate_lock()
+
+
+def text(value: object) -> str:
+    """JSON, of what is simple."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{quoted(key)}: {text(item)}' for key, item in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(text, value))}]"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def say(value: object) -> None:
+    """One line."""
+    line = text(value).encode("ascii") + b"\n"
+    with _speaking:
+        while line:
+            line = line[os.write(1, line) :]
+
+
+class Serving:
+    """Looks for the processes that serve some FUSE mounts, as the processes are gone through."""
+
+    def __init__(self, proc: str, mounts: Sequence[tuple[int, str, int, tuple[str, ...]]]) -> None:
+        """`mounts`: connection, mount point, a pid in its pid namespace ("0": ours), what the server may be called."""
+        self._proc, self._mounts = proc, mounts
+        self._wanted = {mount[0] for mount in mounts}
+        self._names = {os.fsencode(name)[:15] for *_, names in mounts for name in names if name}  # proc_pid_comm(5)
+        self._known: set[int] = set()  # connections of which it is known who serves them
+        self._seen: set[str] = set()  # processes of which all descriptors have been
+        self._holders = self._reading = 0  # found so far; whose command lines are being read
+        self._complete = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all are known."""
+        return self._wanted <= self._known
+
+    def meet(self, pid: str, comm: bytes) -> None:
+        """A process: looked at, if it has the right name."""
+        if comm in self._names and not self.is_over:
+            self._look_at(pid)
+
+    def look_at(self, pids: Iterable[str]) -> None:
+        """And these, if it is not known by then."""
+        for pid in pids:
+            if self.is_over:
+                break
+            if time.process_time() > CPU_LIMIT or self._holders > MAX_HOLDERS:
+                self._complete = False
+                break
+            if pid not in self._seen:
+                self._look_at(pid)
+
+    def end(self) -> None:
+        """Say how far it came."""
+        patience = time.monotonic() + TITLES
+        while self._reading and not self.is_over and time.monotonic() < patience:
+            time.sleep(0.005)
+        if self._mounts:
+            say(["looked", self._complete])
+
+    def _look_at(self, pid: str) -> None:
+        try:
+            directory = os.open(f"{self._proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            self.unseen(e)
+            return
+        found = []
+        try:
+            with os.scandir(directory) as entries:  # not all of them at once, which alone would take a second
+                names = [entry.name for entry in islice(entries, MAX_DESCRIPTORS + 1)]
+            for name in names[:MAX_DESCRIPTORS]:
+                try:
+                    if os.readlink(name, dir_fd=directory) in DEVICES:
+                        found.append(name)
+                except OSError:
+                    pass  # closed meanwhile
+            self.saw(pid, found, all_of_them=len(names) <= MAX_DESCRIPTORS)
+        except OSError:
+            pass  # it has ended
+        finally:
+            os.close(directory)
+
+    def unseen(self, error: OSError) -> None:
+        """A process that could not be looked at; what has ended is no loss."""
+        self._complete = self._complete and not isinstance(error, PermissionError)
+
+    def saw(self, pid: str, descriptors: Sequence[str], *, all_of_them: bool = True) -> None:
+        """A process has these open on the device."""
+        if pid in self._seen or self.is_over:
+            return
+        self._seen.add(pid)
+        self._complete = self._complete and all_of_them
+        if not descriptors:
+            return
+        self._holders += 1
+        if self._holders > MAX_HOLDERS:
+            self._complete = False
+            return
+        connections = []
+        for name in descriptors:
+            lines = self._file(pid, f"fdinfo/{name}").splitlines()
+            connections += [int(line.split()[1]) for line in lines if line.startswith(b"fuse_connection:")]
+        comm, cgroup = (self._file(pid, file).rstrip(b"\n") for file in ("comm", "cgroup"))
+        say(["holder", int(pid), os.fsdecode(comm), os.fsdecode(cgroup), connections])
+        self._known.update(connections)
+        if not connections:
+            with _speaking:
+                self._reading += 1
+            start_new_thread(self._title, (pid,))
+
+    def _file(self, pid: str, name: str) -> bytes:
+        """b"" where there is none."""
+        try:
+            fd = os.open(f"{self._proc}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, 4096)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
+    def _title(self, pid: str) -> None:
+        """Which of the mounts a process names on its command line, if it lives where they do.
+
+        A container's process may name whatever it likes, and reading that may wait for its memory.
+        """
+        try:
+            lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
+            with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
+                words = os.fsdecode(file.read(MAX_TITLE)).split("\0")
+            paths = {word.rstrip("/") for word in words if word.startswith("/")}
+            for number, mount_point, init_pid, _ in self._mounts:
+                if mount_point in paths and os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid") == lives_in:
+                    say(["names", int(pid), number])
+                    self._known.add(number)
+        except OSError:
+            pass
+        finally:
+            with _speaking:
+                self._reading -= 1
