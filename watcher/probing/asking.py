@@ -12,6 +12,7 @@ Standard output: one JSON array a line, `[kind, ...]`, as each fact is found; at
 
 from __future__ import annotations
 
+import _socket as sockets  # what is beneath the module, which takes as long to load as the interpreter to start
 import os
 import sys
 from _thread import allocate_lock, stack_size, start_new_thread
@@ -75,27 +76,27 @@ class _Asking:
 
     def port(self, address: str, port: int, pid: int) -> None:
         """`pid`: a process in whose network namespace to ask; 0: ours."""
-        import socket  # takes as long as the start, and is not always needed
-
         if pid:
             self._enter_network(pid)
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        family, kind, protocol, _, where = sockets.getaddrinfo(
+            address, port, type=sockets.SOCK_STREAM, flags=sockets.AI_NUMERICHOST | sockets.AI_NUMERICSERV
         )[0]
-        with socket.socket(family, kind, protocol) as connection:
+        connection = sockets.socket(family, kind, protocol)
+        try:
             connection.settimeout(CONNECT)
-            try:
-                connection.connect(where)
-            except ConnectionRefusedError:
-                result = "refused"
-            except TimeoutError:
-                result = "no answer"
-            except OSError as e:
-                if e.errno not in (101, 113):  # ENETUNREACH, EHOSTUNREACH
-                    raise
-                result = "unreachable"
-            else:
-                result = "reachable"
+            connection.connect(where)
+        except ConnectionRefusedError:
+            result = "refused"
+        except TimeoutError:
+            result = "no answer"
+        except OSError as e:
+            if e.errno not in (101, 113):  # ENETUNREACH, EHOSTUNREACH
+                raise
+            result = "unreachable"
+        else:
+            result = "reachable"
+        finally:
+            connection.close()
         self.say("port", address, port, pid, result)
 
     def _enter_network(self, pid: int) -> None:
