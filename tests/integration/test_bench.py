@@ -57,6 +57,10 @@ SECTIONS = {
         "memory above idle",
         "state on disk",
     ],
+    "An incident is looked into, beside 20 processes (median of 1)": [
+        "FUSE: processor time",
+        "a kernel's client: the same",
+    ],
     "6 containers with 4 mounts each": [
         "who runs, their names and tables: a first look",
         "the same: processor time",

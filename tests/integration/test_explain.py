@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import session_cgroup
+from tests.fakes.cgroups import join, prune
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import HANG, OK, FuseServer
 from tests.fakes.fuse_server import mount, unmount
@@ -262,6 +265,43 @@ def test_what_hangs_on_it(
         shown = command.run("explain", f"{ct.namespace}:/media").stdout
         assert "  Hangs on it: PVE storage nas01; CT 105 arr (mp0), VM 200 win (disk); " in shown
         assert notes_of_ours(told["notes"]) == []
+
+
+@pytest.mark.cgroups
+def test_who_still_holds_an_older_mount(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command, request: pytest.FixtureRequest
+) -> None:
+    """In a mount namespace of its own, as Docker's containers have: the host has mounted the same source anew since."""
+    directory = mount_dir("mnt/nas")
+    old = fuse.mount(directory, source="nas01:/media", fstype="fuse.sshfs")
+    other = fuse.mount(mount_dir("mnt/other"), source="nas01:/films", fstype="fuse.sshfs")
+    cgroup = f"{request.config.stash[session_cgroup].path}/docker-{'ab' * 32}.scope"
+    os.mkdir(cgroup)
+    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'cd "$0"; echo there; exec sleep 1000']
+    with contextlib.ExitStack() as processes:
+        processes.callback(prune, cgroup)
+        users = {}
+        for mounted in (old, other):
+            process = processes.enter_context(
+                subprocess.Popen([*inside, mounted.mount_point], stdout=subprocess.PIPE, text=True)
+            )
+            processes.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "there\n"
+            users[mounted] = process.pid
+        join(cgroup, users[old])
+        unmount(directory)
+        anew = fuse.mount(directory, source="nas01:/media", fstype="fuse.sshfs")
+        assert anew.device != old.device
+        found = command.run("explain", "--json", anew.mount_point).document["radius"]
+        assert found["docker"] == [{"id": "ab" * 6, "namespace": "host", "old": True}]
+        assert [(p["pid"], p["namespace"], p["uses"]) for p in found["processes"]] == [(users[old], "other", True)]
+        shown = command.run("explain", anew.mount_point).stdout
+        assert f"Docker container {'ab' * 6}, which holds an older mount" in shown
+        # What stands there as it does here is no older one.
+        found = command.run("explain", "--json", other.mount_point).document["radius"]
+        assert found["docker"] == [{"id": "ab" * 6, "namespace": "host", "old": False}]
+        assert [p["pid"] for p in found["processes"]] == [users[other]]
 
 
 _SLEEP = "import time; print('there', flush=True); time.sleep(1000)"
