@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.system.net import ADDRESS, Server, mountinfo, run
 from tests.system.table import Row
-from tests.system.watching import ERROR, LAG, RECOVERY, SILENCE, Watch, once, outage
+from tests.system.watching import ERROR, LAG, QUICK, RECOVERY, SILENCE, Watch, follow, once, outage
 
 Note = Callable[[Row], None]
 # Once packets pass again the kernel takes as long as TCP waits between its last tries: the longer the cut, the longer.
@@ -62,12 +63,26 @@ async def test_who_is_patient_enough_to_hear_that_the_host_is_down(server: Serve
 
 @pytest.mark.lab("cifs")
 @pytest.mark.timeout(240)
-async def test_the_share_is_removed_and_offered_again(server: Server, row: Note) -> None:
+async def test_the_share_is_removed_and_offered_again(
+    server: Server, row: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And, once it is well again, unmounted: what is told then needs the password alone."""
     with share() as place:
         gone = "ERROR No such file or directory"
         told = await outage(place, server.remove_share, server.offer_share, says=gone, within=ERROR)
-    share_of = f"//{ADDRESS}/share"
-    assert f"Do: offer {share_of} on {ADDRESS} again; the mount then resumes alone" in told.alarm.message
+        share_of = f"//{ADDRESS}/share"
+        assert f"Do: offer {share_of} on {ADDRESS} again; the mount then resumes alone" in told.alarm.message
+        monkeypatch.setenv("PASSWD", "lab")  # mount.cifs(8) asks for none then
+        async with Watch([str(place)], on=["vanished"], probe=QUICK) as watch:
+            await watch.status("1 ok")
+            run("umount", str(place))
+            alarm = await watch.next_message(0)
+            await asyncio.to_thread(follow, alarm)
+            mended = await watch.next_message(1)
+    assert "NOT MOUNTED" in alarm.title
+    assert f"{ADDRESS}:445 accepts connections" in alarm.message
+    assert f" {share_of} {place} # asks for the password" in alarm.message
+    assert "mounted again" in mended.title
     row(told.row(42, "SMB 3.1.1: share removed on the server", gone))
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import CONNECTIONS, HANG, OK, UNREAD, FuseMount, FuseServer
-from tests.fakes.receivers import GotifyReceiver
+from tests.fakes.receivers import GotifyMessage, GotifyReceiver
 from tests.system import sandbox
 from tests.system import unit as units
 from tests.system.net import Server, mountinfo, run
@@ -336,6 +336,7 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
         private.chmod(0o700)
         (private / "own").mkdir()
         own = place.server.mount(private / "own", source="own:/export")
+        away = place.mount("away")
         ct = lxc.start(name="plex", user_namespace=True)
         inside = ct.fuse.mount("/mnt/inside", source="nas:/export", fstype="fuse.sshfs")
         with server.nfs_mount(f"{place.directory}/nfs"):
@@ -344,7 +345,9 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
                 unit.configure(
                     [place.pattern, f"{ct.namespace}:*"],
                     ['credential = "gotify"'],
-                    more=f"[paths]\nlxc_config = {json.dumps(lxc.lxc_config_dirs)}",
+                    watch='missing_after = "1s"',
+                    more=f"""[[expect]]\nmount = "{away.mount_point}"
+                    [paths]\nlxc_config = {json.dumps(lxc.lxc_config_dirs)}""",
                     timeout="4s",
                     alarm_after="5s",
                 )
@@ -352,24 +355,44 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
                 secret.chmod(0o600)
                 unit.drop_in(f"LoadCredential=gotify:{secret}")
                 await unit.systemctl("start")
-                await unit.status("watching 3 mounts on the host and in 1 container: 3 ok")
-                await until(lambda: answered() == {"host": 2}, "what has answered is kept")
+                await unit.status("watching 4 mounts on the host and in 1 container: 4 ok")
+                await until(lambda: answered() == {"host": 3}, "what has answered is kept")
                 pid = await unit.main_pid()
                 assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/1/ns/mnt")  # credentials need none
+
+                away.unmount()
+                missing = (await gotify.wait_for(1, timeout=LIMIT))[0]
+                underneath = await written_to(Path(away.mount_point), gotify)
+                place.mount("away")
+                await gotify.wait_for(3, timeout=LIMIT)
 
                 server.cut()
                 own.set(HANG)
                 inside.set(UNREAD)  # can be killed, though in another user namespace
-                told = {m.title: m.message for m in await gotify.wait_for(3, timeout=LIMIT)}
+                told = {m.title: m.message for m in (await gotify.wait_for(6, timeout=LIMIT))[3:]}
                 assert len(noted_threads()) == 1  # what can be killed has been
                 server.join()
                 own.set(OK)
                 inside.set(OK)
-                await gotify.wait_for(6, timeout=LIMIT)
+                await gotify.wait_for(9, timeout=LIMIT)
+    assert "away NOT MOUNTED" in missing.title
+    assert underneath.title.endswith("away NOT MOUNTED, written to underneath")
+    assert re.search(rf"^Something writes to .* under {away.mount_point}: [\d.]+ MiB since ", underneath.message, re.M)
     by_place = {where: m for m in told.values() for where in ("/nfs", "/private/own", "/mnt/inside") if where in m}
     assert len(by_place) == 3, told
     assert all("hangs in " in message for message in by_place.values()), told
     assert "plex" in by_place["/mnt/inside"]
+
+
+async def written_to(directory: Path, gotify: GotifyReceiver) -> GotifyMessage:
+    """Fill it, a MiB at a time, until a second message is there."""
+    for number in range(int(LIMIT)):
+        (directory / f"film{number}").write_bytes(bytes(1 << 20))
+        try:
+            return (await gotify.wait_for(2, timeout=1.0))[1]
+        except TimeoutError:
+            continue
+    raise AssertionError(f"nobody says that something is written to {directory}: {gotify.received}")
 
 
 @on_trixie

@@ -107,9 +107,13 @@ class Unit:
         (DROP_INS / "override.conf").write_text("\n".join(["[Service]", *lines, ""]))
         self._changed = True
 
-    def configure(self, include: Sequence[str], channels: Iterable[str] = (), *, more: str = "", **probe: str) -> None:
-        """Write the configuration. `channels`: for each the line that says where its URL is; `probe`: over QUICK."""
-        lines = ["[watch]", f"include = {toml(include)}", "[probe]"]
+    def configure(
+        self, include: Sequence[str], channels: Iterable[str] = (), *, watch: str = "", more: str = "", **probe: str
+    ) -> None:
+        """Write the configuration. `channels`: for each the line that says where its URL is; `watch`: a line of
+        [watch]; `probe`: over QUICK.
+        """
+        lines = ["[watch]", f"include = {toml(include)}", watch, "[probe]"]
         lines += [f"{key} = {toml(value)}" for key, value in (QUICK | probe).items()]
         lines += ["[notify]", 'group_wait = "300ms"']
         for number, line in enumerate(channels):
