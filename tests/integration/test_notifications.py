@@ -138,7 +138,7 @@ async def test_what_was_dead_before_the_start_alarms_once_and_what_is_ok_is_sile
         assert titles(gotify)[5:] == [end]
         body = next(m.message for m in gotify.received if "STALE HANDLE" in m.title)
         assert "Stale file handle (ESTALE)" in body
-        assert f"\nDo: umount -l {stale.mount_point}; mount {stale.mount_point}\n" in body
+        assert f"\nDo: umount -l {stale.mount_point} # then start what mounts it again\n" in body
         body = next(m.message for m in gotify.received if "FUSE PROCESS DEAD" in m.title)
         assert f"\nDo: umount -l {orphan.mount_point} # then start what mounts it again\n" in body
 
