@@ -6,6 +6,8 @@ The state comes from the running service, or from one probe where none runs. Nev
 from __future__ import annotations
 
 import asyncio
+import os
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic, time
@@ -16,7 +18,7 @@ from watcher.children import Children
 from watcher.configfile import FileReader, may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
 from watcher.core.entries import detailed_entry, inside, target_bytes, utc
-from watcher.core.evidence import Evidence, Served, question_of
+from watcher.core.evidence import Evidence, Served, question_of, question_of_absent
 from watcher.core.explain import (
     Address,
     Elsewhere,
@@ -28,6 +30,7 @@ from watcher.core.explain import (
 )
 from watcher.core.filters import Filter, literal
 from watcher.core.mountinfo import mount_of
+from watcher.core.places import superblock_of
 from watcher.core.radius import Radius, line
 from watcher.core.underneath import Underneath
 from watcher.core.wording import container_name, place_order, printable
@@ -74,7 +77,11 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
         if asked.namespace not in tables.by_namespace:
             notes.append(_absent(asked.namespace, settings))
     else:
-        at = Place(asked.namespace, lies_on.mount_point) if lies_on is not None else Place(asked.namespace, asked.path)
+        at = (
+            _place_in(entry)
+            if lies_on is None or entry["status"] == "missing"
+            else Place(asked.namespace, lies_on.mount_point)
+        )
         document |= _places(lies_on, entry, at, tables)
         target = _failing(lies_on, entry, at, tables)
         found, hanging = _look(settings, lies_on, entry, target, tables)
@@ -84,6 +91,12 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
         document["radius"] = _radius(hanging, notes) if hanging is not None else None
         document["history"] = _history(settings, entry, at, tables, notes)
     return document | {"notes": [printable(note) for note in notes]}
+
+
+def _place_in(entry: Document) -> Place:
+    """Where it stands, or should."""
+    path = os.fsdecode(b64decode(entry["target_bytes"])) if "target_bytes" in entry else str(entry["target"])
+    return Place(str(entry["namespace"]), path)
 
 
 async def _tables(settings: Settings) -> Tables:
@@ -163,7 +176,11 @@ def _places(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> 
 
 
 def _failing(mount: Mount | None, entry: Document, at: Place, tables: Tables) -> MountState | None:
-    """A stale mount as an alarm has it: what the host has is the host's, wherever it is bound to."""
+    """What is stale, or missing on the host, as an alarm has it: what the host has is the host's, wherever bound."""
+    if entry["status"] == "missing" and at.namespace == HOST:
+        like = Mount(0, 0, "", "/", at.mount_point, "", entry["fstype"], entry["source"], "")
+        context = entry.get("context") or ""
+        return MountState(at, like, Reach.UNKNOWN, "missing", error=entry["error"] or "", context=context)
     if mount is None or entry.get("device") != mount.device or entry["status"] != "stale":
         return None
     first = min(_all_places(mount, at, tables), key=place_order)
@@ -194,14 +211,19 @@ def _other_places(mount: Mount | None, at: Place, target: MountState, tables: Ta
 def _look(
     settings: Settings, mount: Mount | None, entry: Document, target: MountState | None, tables: Tables
 ) -> tuple[Evidence | None, Radius | None]:
-    """What can be found out about why it is stale, and what hangs on it; None where no mount stands."""
-    if mount is None or entry.get("device") != mount.device:
-        return None, None
+    """What can be found out about why it fails, and what hangs on it; None where no mount stands, or should."""
     host = tables.by_namespace[HOST].mounts
-    points = tuple(m.mount_point for m in host if (m.device, m.fstype) == (mount.device, mount.fstype))
+    if target is not None and target.status == "missing":
+        mount = target.mount
+        points: tuple[str, ...] = (target.place.mount_point,)
+        questions = [question_of_absent(superblock_of(mount), target.place, "", host)]
+    elif mount is not None and entry.get("device") == mount.device:
+        points = tuple(m.mount_point for m in host if (m.device, m.fstype) == (mount.device, mount.fstype))
+        questions = [question_of(target, (), host)] if target is not None else []
+    else:
+        return None, None
     containers = [table.container for table in tables.by_namespace.values() if table.container is not None]
     wanted = radius.Wanted(mount.device, mount.fstype, points, mount.source)
-    questions = [question_of(target, (), host)] if target is not None else []
     proc, served = settings.paths.proc, Served()
 
     async def look() -> tuple[list[Evidence], list[Radius]]:

@@ -79,6 +79,27 @@ async def test_missing_since_the_start_is_told_and_so_is_that_it_is_mounted(site
     assert quiet == f"Quiet: watcher silence host:{place} --for 2h"
 
 
+async def test_why_it_is_not_mounted_and_what_hangs_on_it(site: Site) -> None:
+    """Told, and explained: whether its server's port answers, and the storage that lies there."""
+    place, storage = site.place("nas"), site.path / "storage.cfg"
+    site.write(site.path / "fstab", f"127.0.0.1:/export {place} nfs4 defaults 0 0\n")
+    storage.write_text(f"dir: films\n\tpath {place}/films\n")
+    async with GotifyReceiver() as gotify:
+        configure(site, {"gotify": gotify.url})
+        site.write(site.config, site.config.read_text().replace('"/nowhere"', toml(str(storage))))
+        async with site.service() as service:
+            alarm = await until_told(gotify, "NOT MOUNTED")
+            explained = await site.run("explain", f"{place}/films")
+            assert await service.end() == 0
+    port = r"^ *127\.0\.0\.1:2049 (refuses|accepts) connections"
+    for text in (alarm.message, explained.out):
+        assert re.search(port, text, re.MULTILINE), text
+        assert f"Do: mount {place}" in text
+        assert "Hangs on it: PVE storage films" in text
+    assert (explained.code, explained.out.partition("\n")[0]) == (2, f"NOT MOUNTED: host {place}")
+    assert re.search(r"^  \S+ \S+  not mounted: not mounted; /etc/fstab wants it$", explained.out, re.MULTILINE)
+
+
 @pytest.mark.parametrize("on", [("stale", "missing"), ("stale", "missing", "vanished")])
 async def test_what_vanishes_is_one_message_whoever_asks_for_which(site: Site, on: tuple[str, ...]) -> None:
     nas, last = site.mount("nas"), site.mount("last")

@@ -177,6 +177,8 @@ _PAST = {
     (Kind.READONLY, Change.ENDED): "writable again",
     (Kind.VANISHED, Change.BEGAN): "not mounted",
     (Kind.VANISHED, Change.ENDED): "mounted again",
+    (Kind.MISSING, Change.BEGAN): "not mounted",
+    (Kind.MISSING, Change.ENDED): "mounted",
     (Kind.FULL, Change.BEGAN): "full",
     (Kind.FULL, Change.ENDED): "no longer full",
 }
