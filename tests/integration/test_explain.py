@@ -58,7 +58,8 @@ async def test_a_stale_mount_with_its_history_asked_of_the_service(site: Site) -
         # Why, and what to do, as an alarm says it.
         served = re.match(r"Served by (\S+ \(pid \d+)", " ".join(told["evidence"]))
         # Older kernels do not tell which process that is.
-        assert told["advice"][0] == (f"Do: see to {served[1]})" if served else "Do: see to the process that serves it")
+        who = f"{served[1]})" if served else "the process that serves it"
+        assert told["advice"][0] == f"Do: revive nas01; if it is well, see to {who}"
         assert told["advice"][1].endswith(f"/abort; umount -l {site.place('nas')}")
         # Nothing but the service's own probes has come to the mount.
         assert {k: v for k, v in nas.counters().requests.items() if k != "STATFS"} == {

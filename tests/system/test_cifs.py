@@ -71,7 +71,7 @@ async def test_the_share_is_removed_and_offered_again(
         gone = "ERROR No such file or directory"
         told = await outage(place, server.remove_share, server.offer_share, says=gone, within=ERROR)
         share_of = f"//{ADDRESS}/share"
-        assert f"Do: offer {share_of} on {ADDRESS} again; the mount then resumes alone" in told.alarm.message
+        assert f"Do: offer {share_of} on {ADDRESS} again; it resumes alone" in told.alarm.message
         monkeypatch.setenv("PASSWD", "lab")  # mount.cifs(8) asks for none then
         async with Watch([str(place)], on=["vanished"], probe=QUICK) as watch:
             await watch.status("1 ok")

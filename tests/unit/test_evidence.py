@@ -397,7 +397,7 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
         (
             replace(failing(SMB, Cause.ERROR), error="No such file or directory"),
             {},
-            ["Do: offer //nas01/x on nas01 again; the mount then resumes alone"],
+            ["Do: offer //nas01/x on nas01 again; it resumes alone"],
         ),
         (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
         (
@@ -415,6 +415,21 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
             failing(CLOUD, Cause.IO_ERROR),
             {"daemons": (RCLONE,), "waiting": 0},
             ["Do: systemctl restart rclone.service", f"To mount it anew: {ABORT} # then start what mounts it again"],
+        ),
+        (
+            failing(SSHFS),
+            {"daemons": (Daemon(9, "sshfs", "sshfs-films.service"),)},
+            ["Do: systemctl restart sshfs-films.service # once nas02 is well", "To give it up: umount -l /mnt/films"],
+        ),
+        (
+            failing(SSHFS),
+            {"daemons": (Daemon(9, "sshfs"),)},
+            ["Do: revive nas02; if it is well, see to sshfs (pid 9)", "To give it up: umount -l /mnt/films"],
+        ),
+        (
+            failing(NAS, Cause.REFUSED),
+            {},
+            ["Do: see on nas01 whether this host may still use nas01:/data; it resumes alone"],
         ),
         (gone(NAS), {}, ["Do: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"]),
         (gone(NAS), {"origin": Origin.FSTAB}, ["Do: mount /mnt/nas"]),
@@ -438,7 +453,7 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
     ],
 )
 def test_what_to_do(member: Member, found: dict[str, object], lines: list[str]) -> None:
-    server = None if member.subject.fstype.startswith("fuse") else "nas01"
+    server = "nas02" if member.subject == SSHFS else None if member.subject.fstype.startswith("fuse") else "nas01"
     assert advice.advice(member, server, evidence(member.subject, **found)) == lines
 
 

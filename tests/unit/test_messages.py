@@ -421,7 +421,11 @@ def test_where_it_hangs() -> None:
         (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud"),
         (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb; mount /mnt/smb"),
         (RCLONE, Cause.DISCONNECTED, "Do: umount -l /mnt/cloud # then start what mounts it again"),
-        (NAS01, Cause.REFUSED, "Do: see on nas01 whether this host may still use nas01:/data"),
+        (
+            NAS01,
+            Cause.REFUSED,
+            "Do: see on nas01 whether this host may still use nas01:/data; it resumes alone",
+        ),
         (NAS01, Cause.IO_ERROR, "Do: see dmesg here, and nas01"),
         (subject("/mnt/a b'c"), Cause.STALE_HANDLE, """Do: umount -l '/mnt/a b'"'"'c'; mount '/mnt/a b'"'"'c'"""),
         (subject("/mnt/$(reboot)"), Cause.STALE_HANDLE, "Do: umount -l '/mnt/$(reboot)'; mount '/mnt/$(reboot)'"),

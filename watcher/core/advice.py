@@ -141,10 +141,11 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
         case Cause.STALE_HANDLE:
             return [f"Do: {inside}umount -l {quoted}{again}"]
         case Cause.REFUSED:
-            return [f"Do: see on {who} whether this host may still use {name(subject.source)}"]
+            alone = "; it resumes alone" if subject.fstype in NFS else ""
+            return [f"Do: see on {who} whether this host may still use {name(subject.source)}{alone}"]
         case Cause.ERROR if subject.fstype in CIFS and member.error.startswith("No such file or directory"):
             # So the kernel calls a share that is not offered (STATUS_BAD_NETWORK_NAME); it asks again each time.
-            return [f"Do: offer {name(subject.source)} on {who} again; the mount then resumes alone"]
+            return [f"Do: offer {name(subject.source)} on {who} again; it resumes alone"]
         case _:
             return [f"Do: see dmesg here, and {who}" if server else "Do: see dmesg here"]
 
@@ -178,20 +179,21 @@ def _fuse_advice(member: Member, place: Place, server: str | None, found: Eviden
     daemons = found.daemons if found is not None else None
     if daemons == ():
         return [f"Do: {give_up}{again}"]
-    first = _see_to(daemons[0], place) if daemons else "see to the process that serves it"
+    first = _see_to(daemons[0] if daemons else None, place, server)
     if member.cause is Cause.IO_ERROR:
-        # It answers: most likely what it has behind it does not.
-        first = f"revive {name(server)}; if it is well, {first}" if server else first
         return [f"Do: {first}", f"To mount it anew: {give_up}{again}"]
     return [f"Do: {first}", f"To give it up: {give_up}"]
 
 
-def _see_to(daemon: Daemon, place: Place) -> str:
+def _see_to(daemon: Daemon | None, place: Place, server: str | None) -> str:
+    """The process lives: most likely what it has behind it does not answer."""
     # A process in a container names its unit itself: no command for the host comes of that.
-    there = daemon.system and daemon.inside == (place.namespace != HOST)
-    if there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
-        return f"{inside_of(place)}systemctl restart {shlex.quote(daemon.unit)}"
-    return f"see to {name(daemon.comm, 20)} (pid {daemon.pid})"
+    there = daemon is not None and daemon.system and daemon.inside == (place.namespace != HOST)
+    if daemon is not None and there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
+        remark = f"once {name(server)} is well" if server else ""
+        return f"{inside_of(place)}systemctl restart {shlex.quote(daemon.unit)}{_remark(remark)}"
+    who = f"{name(daemon.comm, 20)} (pid {daemon.pid})" if daemon is not None else "the process that serves it"
+    return f"revive {name(server)}; if it is well, see to {who}" if server else f"see to {who}"
 
 
 def _is_its_own(daemon: Daemon) -> bool:
