@@ -17,12 +17,14 @@ from watcher.core.evidence import (
     Origin,
     Port,
     Question,
+    Served,
     assemble,
     endpoints_of,
     fstab_entries,
     mount_unit,
     never_started,
     question_of,
+    question_of_absent,
     unanswered,
     unit_of,
 )
@@ -221,6 +223,46 @@ def test_who_mounts_it(fstab: str, has_unit: bool, origin: Origin) -> None:
     assert assemble(question, Findings(has_unit=has_unit), fstab).origin is origin
     inside = replace(question, place=Place("ct:1", "/mnt/x"))
     assert assemble(inside, Findings(has_unit=has_unit), fstab).origin is Origin.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "found"),
+    [
+        ("nas01:/x", "rw,vers=4.2,addr=10.0.0.5,port=20049", [(A, 20049)]),  # as it was mounted
+        ("10.0.0.5:/x", "", [(A, 2049)]),  # it has not been, as far as anybody knows
+        ("nas01:/x", "", []),  # a name is not looked up
+        ("", "", []),
+    ],
+)
+def test_what_is_asked_of_what_is_not_mounted(source: str, options: str, found: list[tuple[str, int]]) -> None:
+    place = Place("host", "/mnt/x")
+    question = question_of_absent(Superblock("0:60", "/", "nfs4", source), place, options, MOUNTS)
+    assert (list(question.endpoints), question.origin, question.gone) == (found, Origin.UNKNOWN, True)
+    trigger = parse(b"30 1 0:9 / /mnt/x rw - autofs systemd-1 rw")
+    assert question_of_absent(question.superblock, place, options, trigger).origin is Origin.AUTOMOUNT
+
+
+@pytest.mark.parametrize(
+    ("said", "pids"),
+    [
+        ([["holder", 7, "a", "", [60]], ["holder", 8, "b", "", [61]], ["looked", False]], [7]),
+        ([["holder", 7, "a", "", []], ["names", 7, 60]], [7]),  # an older kernel, which does not tell
+        ([["holder", 7, "a", "", []], ["looked", True]], None),  # may be the one
+        ([["holder", 8, "b", "", [61]], ["looked", True]], []),  # the kernel tells, and not of this
+        ([["looked", True]], []),
+        ([["looked", False]], None),
+        ([["holder", "7", "a", "", [60]], ["names", 7], [], ["looked", True]], []),
+        ([], None),
+    ],
+)
+def test_who_serves_it(said: list[list[object]], pids: list[int] | None) -> None:
+    served = Served()
+    for words in said:
+        served.take(words)
+    question = Question(Superblock("0:60", "/", "fuse.rclone", "x:"), Place("host", "/mnt/x"))
+    found = served.by(question)
+    assert (None if found is None else [daemon.pid for daemon in found]) == pids
+    assert served.by(replace(question, gone=True)) == ()
 
 
 # ---- the words
