@@ -4,7 +4,7 @@ from fnmatch import translate
 from re import compile as regex
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import mount, place, watching
@@ -218,6 +218,8 @@ def test_a_literal_matches_itself_alone(text: str, other: str) -> None:
     assert patterns.match(place(f"/{other}"), None) is (text == other)
 
 
+@example("[][", "[][")
+@example("[!][", "[!][")
 @given(st.text("[]!-^a/*?", max_size=12), st.text("[]!-^a/", max_size=8))
 def test_closed_brackets_mean_the_same(glob: str, text: str) -> None:
     assert (regex(translate(closed(glob))).match(text) is None) is (regex(translate(glob)).match(text) is None)

@@ -45,8 +45,14 @@ def server_of(fstype: str, source: str) -> str | None:
 
 def closed(glob: str) -> str:
     """The same pattern with no "[" that nothing closes: `translate` looks for the end of each through all the rest."""
-    head, end, tail = glob.rpartition("]")
-    return head + end + tail.replace("[", "[[]")
+    at = 0
+    while (at := glob.find("[", at)) >= 0:
+        inside = at + (2 if glob.startswith("[!", at) else 1)
+        end = glob.find("]", inside + 1)  # a "]" that comes first is one of the set: fnmatch(3)
+        if end < 0:
+            return glob[:at] + glob[at:].replace("[", "[[]")
+        at = end + 1
+    return glob
 
 
 _LITERAL = re.compile(r"\[([*?[])\]")
