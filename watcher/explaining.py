@@ -6,7 +6,6 @@ The state comes from the running service, or from one probe where none runs. Nev
 from __future__ import annotations
 
 import asyncio
-import os
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
@@ -95,7 +94,9 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
 
 def _place_in(entry: Document) -> Place:
     """Where it stands, or should."""
-    path = os.fsdecode(b64decode(entry["target_bytes"])) if "target_bytes" in entry else str(entry["target"])
+    path = str(entry["target"])
+    if "target_bytes" in entry:
+        path = b64decode(entry["target_bytes"]).decode("utf-8", "surrogateescape")
     return Place(str(entry["namespace"]), path)
 
 

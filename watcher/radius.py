@@ -65,7 +65,7 @@ async def look(
     said, has_ended = _Said([], [], [], [], served or Served()), False
     try:
         fields = _fields(wanted, questions, paths, limit * FOR_PROCESSES)
-        child.write(os.fsencode("".join(f"{field}\0" for field in fields)))
+        child.write("".join(f"{field}\0" for field in fields).encode("utf-8", "surrogateescape"))
         child.close_stdin()
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):

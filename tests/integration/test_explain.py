@@ -298,7 +298,7 @@ def test_who_still_holds_an_older_mount(
         assert found["docker"] == [{"id": "ab" * 6, "namespace": "host", "old": True}]
         assert [(p["pid"], p["namespace"], p["uses"]) for p in found["processes"]] == [(users[old], "other", True)]
         shown = command.run("explain", anew.mount_point).stdout
-        assert f"Docker container {'ab' * 6}, which holds an older mount" in shown
+        assert f"Docker container {'ab' * 6} (holds an older mount, or one of its own)" in shown
         # What stands there as it does here is no older one.
         found = command.run("explain", "--json", other.mount_point).document["radius"]
         assert found["docker"] == [{"id": "ab" * 6, "namespace": "host", "old": False}]

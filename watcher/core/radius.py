@@ -65,7 +65,7 @@ class Docker(NamedTuple):
 
     id: str
     inside: str  # "host", "ct:101"
-    is_old: bool = False  # what stands there is an older mount of the same source
+    is_old: bool = False  # what stands there is another mount of the same source, which the host has not: an older one
 
 
 class Radius(NamedTuple):
@@ -222,7 +222,7 @@ def _guest(using: Using) -> str:
 
 def _docker(one: Docker) -> str:
     inside = "" if one.inside == HOST else f" ({container_name(one.inside)})"
-    old = ", which holds an older mount" if one.is_old else ""
+    old = " (holds an older mount, or one of its own)" if one.is_old else ""
     return f"Docker container {name(one.id, 12)}{inside}{old}"
 
 

@@ -135,7 +135,7 @@ class _Asking:
 
 def main() -> None:
     stack_size(256 * 1024)
-    fields = iter(os.fsdecode(sys.stdin.buffer.read()).split("\0")[:-1])
+    fields = iter(sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\0")[:-1])
     asking = _Asking(next(fields))
     for kind in fields:
         value = next(fields)

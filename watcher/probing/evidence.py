@@ -64,7 +64,8 @@ async def _ask(children: Children, questions: Sequence[Question], proc: str, fin
     except OSError:
         return
     try:
-        child.write(os.fsencode("".join(f"{field}\0" for field in _fields(questions, proc))))
+        fields = "".join(f"{field}\0" for field in _fields(questions, proc))
+        child.write(fields.encode("utf-8", "surrogateescape"))
         child.close_stdin()
         rest, size = b"", 0
         while size < MAX_OUTPUT and (chunk := await child.read()):

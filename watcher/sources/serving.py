@@ -30,6 +30,8 @@ TITLES = 0.3  # seconds for the command lines
 MAX_TITLE = 1 << 14  # bytes of a command line
 DEVICES = ("/dev/fuse", "/fuse")  # the latter where /dev was unmounted lazily
 
+UTF8 = ("utf-8", "surrogateescape")  # as the service has all names, whatever the locale
+
 _speaking = allocate_lock()
 
 
@@ -59,7 +61,7 @@ class Serving:
         """`mounts`: connection, mount point, a pid in its pid namespace ("0": ours), what the server may be called."""
         self._proc, self._mounts = proc, mounts
         self._wanted = {mount[0] for mount in mounts}
-        self._names = {os.fsencode(name)[:15] for *_, names in mounts for name in names if name}  # proc_pid_comm(5)
+        self._names = {name.encode(*UTF8)[:15] for *_, names in mounts for name in names if name}  # proc_pid_comm(5)
         self._known: set[int] = set()  # connections of which it is known who serves them
         self._seen: set[str] = set()  # processes of which all descriptors have been
         self._holders = self._reading = 0  # found so far; whose command lines are being read
@@ -137,7 +139,7 @@ class Serving:
             lines = self._file(pid, f"fdinfo/{name}").splitlines()
             connections += [int(line.split()[1]) for line in lines if line.startswith(b"fuse_connection:")]
         comm, cgroup = (self._file(pid, file).rstrip(b"\n") for file in ("comm", "cgroup"))
-        say(["holder", int(pid), os.fsdecode(comm), os.fsdecode(cgroup), connections])
+        say(["holder", int(pid), comm.decode(*UTF8), cgroup.decode(*UTF8), connections])
         self._known.update(connections)
         if not connections:
             with _speaking:
@@ -165,7 +167,7 @@ class Serving:
         try:
             lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
             with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
-                words = os.fsdecode(file.read(MAX_TITLE)).split("\0")
+                words = file.read(MAX_TITLE).decode(*UTF8).split("\0")
             paths = {word.rstrip("/") for word in words if word.startswith("/")}
             for number, mount_point, init_pid, _ in self._mounts:
                 if mount_point in paths and os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid") == lives_in:

@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+UTF8 = ("utf-8", "surrogateescape")
 MAX_POINTS = 512  # mount points in one mount namespace
 # The cgroups of containers of Docker's and its like, made by systemd or by themselves, and of LXC's.
 _DOCKER = rb"(?:(?:docker|libpod|cri-containerd|crio)-|/docker/)([0-9a-f]{12})[0-9a-f]{52}(?:\.scope)?(?:/|$)"
@@ -67,9 +68,9 @@ class Wanted:
     """One file system, and who was found to use it."""
 
     def __init__(self, device: str, fstype: str, source: str) -> None:
-        self.device, self.fstype = device.encode(), os.fsencode(fstype)
+        self.device, self.fstype = device.encode(), fstype.encode(*UTF8)
         # As the tables have it (mangle of fs/proc_namespace.c), where it names something: of "none" there are many.
-        escaped = b"".join(b"\\%03o" % byte if byte in b" \t\n\\#" else b"%c" % byte for byte in os.fsencode(source))
+        escaped = b"".join(b"\\%03o" % byte if byte in b" \t\n\\#" else b"%c" % byte for byte in source.encode(*UTF8))
         self.line = b" - %b %b " % (self.fstype, escaped) if ":" in source or source.startswith("//") else b""
         self.waits = next((names for kind, names in WAITS.items() if fstype.startswith(kind)), ())
         self.found: dict[str, tuple[str, bool, bool]] = {}  # pid -> (mount namespace, blocked, uses)

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from watcher.sources import serving
-    from watcher.sources.serving import say
+    from watcher.sources.serving import UTF8, say
     from watcher.sources.standing import WAITS, Points, Tables, Wanted, link, read, read_once
 else:  # the directory that it was imported from itself
     import serving
-    from serving import say
+    from serving import UTF8, say
     from standing import WAITS, Points, Tables, Wanted, link, read, read_once
 
 MAX_LISTED = 64
@@ -58,7 +58,7 @@ class Search:
         self._proc = asked.proc
         self._wanted = [Wanted(*each) for each in asked.wanted]
         self._tables = Tables(asked.proc, self._wanted)
-        self._own = [os.fsencode(name) for name in asked.own]
+        self._own = [name.encode(*UTF8) for name in asked.own]
         self._ends = time.monotonic() + asked.seconds
         self._serving = serving.Serving(asked.proc, asked.fuse)
         self._waiters = _waiters(asked.waiting)  # that may yet be found to wait for a FUSE server; None: no idea
@@ -274,7 +274,7 @@ class Search:
 
     def _comm(self, pid: int) -> str:
         try:
-            return os.fsdecode(read(f"{self._proc}/{pid}/comm", 64).rstrip(b"\n"))
+            return read(f"{self._proc}/{pid}/comm", 64).rstrip(b"\n").decode(*UTF8)
         except OSError:
             return ""
 
@@ -334,7 +334,7 @@ class Asked:
 
 
 def main() -> None:
-    fields = os.fsdecode(sys.stdin.buffer.read()).split("\0")
+    fields = sys.stdin.buffer.read().decode(*UTF8).split("\0")
     asked = Asked(iter(fields[:-1]))
     search = Search(asked)
     for said in search.run():
