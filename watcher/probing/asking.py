@@ -78,8 +78,9 @@ class _Asking:
         """`pid`: a process in whose network namespace to ask; 0: ours."""
         if pid:
             self._enter_network(pid)
+        # As bytes: for text the codec of international names would be loaded.
         family, kind, protocol, _, where = sockets.getaddrinfo(
-            address, port, type=sockets.SOCK_STREAM, flags=sockets.AI_NUMERICHOST | sockets.AI_NUMERICSERV
+            address.encode(), port, type=sockets.SOCK_STREAM, flags=sockets.AI_NUMERICHOST | sockets.AI_NUMERICSERV
         )[0]
         connection = sockets.socket(family, kind, protocol)
         try:
