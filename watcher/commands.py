@@ -100,7 +100,8 @@ def silence(
 
     from watcher import quieting
 
-    patterns = [*mounts, *(f"server:{server}" for server in servers)]
+    # As a shell completes a directory's name.
+    patterns = [*(mount.rstrip("/") or mount for mount in mounts), *(f"server:{server}" for server in servers)]
     if not patterns:
         raise click.UsageError("name the mounts, such as '/mnt/*' or 'ct:101:*', or a --server")
     if (for_ is None) is (until is None):

@@ -50,7 +50,7 @@ def watch(path: str, *, as_json: bool, say: Say) -> int:
         if as_json:
             for kind, data in follow(path):
                 say(json.dumps({"event": kind, **data}))
-        elif console().is_terminal:
+        elif (screen := console()).is_terminal and not screen.is_dumb_terminal:
             _watch_on_terminal(path)
         else:
             _watch_in_lines(path, say)

@@ -253,7 +253,7 @@ def mount_fault(pattern: str) -> str | None:
     if pattern == "server:":
         return '"server:" names no server; write such as "server:nas01"'
     if not pattern.startswith(("/", "*", "?", "[", "host:", "ct:", "server:")):
-        hint = ' (a server is written "server:nas01")' if ":" in pattern else ""
+        hint = ' (a server is written "server:nas01")' if ":" in pattern or "/" not in pattern else ""
         return f'{shown(pattern)} matches no mount; mount points begin with "/", as in "/mnt/*"{hint}'
     return None
 

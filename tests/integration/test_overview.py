@@ -142,6 +142,11 @@ async def test_status_probe_history_and_channels(site: Site) -> None:
                     assert outcome.code == 2
             watching.send_signal(signal.SIGINT)
             assert await watching.wait() == 0
+            command = [sys.executable, "-m", "watcher", "--config", str(site.config), "status", "--watch"]
+            async with Terminal(command, {"TERM": "dumb"}) as terminal:  # which cannot be drawn anew, as in Emacs
+                await terminal.wait("watching 2 mounts: 1 stale, 1 ok")
+                terminal.press("\x03")
+                assert await terminal.end() == 0
 
             # ---- nobody reads on, or the disk is full: the exit code is the same, and nothing waits for a change
             commands = ("status --json", "status --watch")

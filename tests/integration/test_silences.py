@@ -194,7 +194,7 @@ async def test_a_pattern_that_matches_nothing_is_taken_and_warned_of(site: Site)
     site.write_config()
     async with site.service() as service:
         await serving(service, nas)
-        outcome = await site.run("silence", "/mtn/nas", nas.mount_point, "--until", "23:59")
+        outcome = await site.run("silence", "/mtn/nas", f"{nas.mount_point}/", "--until", "23:59")
         assert outcome.code == 0
         assert " until 23:59, 1 mount\n" in outcome.out
         assert outcome.err == (
@@ -212,6 +212,9 @@ REFUSED = [
     (["silence", "/mnt/x", "--for", "0s"], "over before it begins"),
     (["silence", "/mnt/x", "--for", "400d"], "at most 366d"),
     (["silence", "/mnt/x", "--until", "2020-01-01 00:00"], "over before it begins"),
+    (["silence", "", "/mnt/x", "--for", "2h"], '"" matches no mount'),
+    (["silence", "--server", "", "--for", "2h"], '"server:" names no server'),
+    (["silence", "nas01", "--for", "2h"], 'a server is written "server:nas01"'),
     (["silence", "mnt/x", "--for", "2h"], 'mount points begin with "/"'),
     (["silence", "/mnt/x", "--for", "2h", "--comment", "x" * 501], "at most 500"),
     (["silence", "/mnt/x", "--for", "2h", "--comment", "\udcff"], "bytes that are not UTF-8"),

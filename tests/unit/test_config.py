@@ -477,6 +477,7 @@ NOTHING = "is empty, so nothing would be watched; leave it out for the default"
 def test_what_is_refused(text: str, line: str | None) -> None:
     if line is None:
         line = 'override[1].mounts[1]: "x" matches no mount; mount points begin with "/", as in "/mnt/*"'
+        line += ' (a server is written "server:nas01")'
     assert problems(text) == [f"c.toml: {line}"]
 
 
