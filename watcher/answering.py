@@ -13,14 +13,14 @@ from watcher import __version__
 from watcher.core import accounts, chronicle
 from watcher.core.entries import detailed_entry, place_id, utc
 from watcher.core.explain import Address, advice_on, evidence_on, places_of, watched_on_the_way
-from watcher.core.filters import server_of
+from watcher.core.filters import server_of, unmatched
 from watcher.core.incidents import Incidents
 from watcher.core.measured import Measured
 from watcher.core.places import superblock_of
 from watcher.core.quiet import Window
 from watcher.core.saved import Passed
 from watcher.core.showing import worst_first
-from watcher.core.silences import matching, unmatched
+from watcher.core.silences import matching
 from watcher.core.vitals import Verdict
 from watcher.core.wording import printable
 from watcher.delivery.sender import Sender, local_time

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import mount, place, watching
-from watcher.core.filters import MountPatterns, closed, literal, server_of
+from watcher.core.filters import MountPatterns, closed, literal, server_of, unmatched
 from watcher.model import HOST, Mount, Pace
 
 TEXT = st.text(st.characters(codec=None), max_size=40)
@@ -209,6 +209,16 @@ def test_brackets_that_nothing_closes_cost_no_more_than_others() -> None:
 def test_a_pattern_is_a_glob_whether_it_matches_one_text_or_many(globs: list[str], text: str) -> None:
     found = MountPatterns([f"/{glob}" for glob in globs]).match(place(f"/{text}"), None)
     assert found is any(regex(translate(f"/{glob}")).match(f"/{text}") for glob in globs)
+
+
+MOUNTS = {place("/mnt/a"): "nas01", place("/mnt/a", "ct:101"): None, place("/srv"): "nas02", place("/x"): ""}
+ANY = st.sampled_from(["/mtn/*", "/mnt/?", "host:/srv", "ct:101:*", "ct:*", "server:*", "server:nas01", "server:nas03"])
+
+
+@given(st.lists(ANY | st.builds("{}{}".format, st.sampled_from(["", "ct:101:", "server:"]), st.text("[]!*?a/"))))
+def test_what_matches_nothing(globs: list[str]) -> None:
+    nothing = [glob for glob in globs if not any(MountPatterns([glob]).match(p, s) for p, s in MOUNTS.items())]
+    assert unmatched(globs, MOUNTS) == nothing
 
 
 @given(st.text("[]!*?a", max_size=8), st.text("[]!*?a", max_size=8))

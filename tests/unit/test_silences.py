@@ -19,7 +19,6 @@ from watcher.core.silences import (
     Silences,
     matching,
     new_id,
-    unmatched,
 )
 from watcher.model import HOST, Change, Kind, Place, Silence, Subject, Superblock
 
@@ -213,4 +212,3 @@ def test_matching() -> None:
     assert matching(["/mnt/*"], mounts) == [Place(HOST, "/mnt/a"), Place("ct:101", "/mnt/a")]
     assert matching(["ct:101:*", "server:nas02"], mounts) == [Place("ct:101", "/mnt/a"), Place(HOST, "/srv")]
     assert matching(["/mtn/*"], mounts) == []
-    assert unmatched(["/mtn/*", "/mnt/a", "host:/srv", "/mnt/b", "server:nas0?"], mounts) == ["/mtn/*", "/mnt/b"]

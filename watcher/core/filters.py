@@ -114,6 +114,24 @@ class MountPatterns:
         )
 
 
+def unmatched(globs: Iterable[str], mounts: Mapping[Place, str | None]) -> list[str]:
+    """The patterns that are about none of these mounts (place: server)."""
+    points = {place.mount_point for place in mounts}
+    qualified = {f"{place.namespace}:{place.mount_point}" for place in mounts}
+    servers = {server for server in mounts.values() if server is not None}
+    found = []
+    for glob in globs:
+        texts = servers if glob.startswith(_SERVER) else qualified if says_where(glob) else points
+        pattern = glob.removeprefix(_SERVER)
+        if (text := _only(pattern)) is not None:
+            matches = text in texts
+        else:
+            matches = any(map(re.compile(translate(closed(pattern))).match, texts))
+        if not matches:
+            found.append(glob)
+    return found
+
+
 class Filter:
     """The [watch], [probe] and [[override]] sections, ready to be asked about mounts."""
 

@@ -175,13 +175,3 @@ def matching(patterns: Iterable[str], mounts: Mapping[Place, str | None]) -> lis
     """Which of these mounts (place: server) the patterns are about."""
     compiled = MountPatterns(patterns)
     return [place for place, server in mounts.items() if compiled.match(place, server)]
-
-
-def unmatched(patterns: Iterable[str], mounts: Mapping[Place, str | None]) -> list[str]:
-    """The patterns that are about none of these mounts."""
-    found = []
-    for pattern in patterns:
-        match = MountPatterns([pattern]).match
-        if not any(match(place, server) for place, server in mounts.items()):
-            found.append(pattern)
-    return found

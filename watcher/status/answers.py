@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,8 @@ from watcher.core.vitals import Verdict
 from watcher.model import Silence
 from watcher.status.feed import Feed
 from watcher.values import TimeOfDay
+
+AT_ONCE = 20  # patterns that are tried with all mounts in one turn of the loop
 
 
 class Health(NamedTuple):
@@ -108,7 +111,11 @@ class Service(Protocol):
         ...
 
 
-def silence_json(silence: Silence, service: Service) -> dict[str, Any]:
+async def silence_json(silence: Silence, service: Service) -> dict[str, Any]:
+    unmatched: list[str] = []
+    for n in range(0, len(silence.patterns), AT_ONCE):
+        unmatched += service.unmatched(silence.patterns[n : n + AT_ONCE])
+        await asyncio.sleep(0)
     return {
         "id": silence.id,
         "mounts": list(silence.patterns),
@@ -116,7 +123,7 @@ def silence_json(silence: Silence, service: Service) -> dict[str, Any]:
         "ends": time_json(silence.ends),
         "comment": silence.comment,
         "matches": service.matches(silence.patterns),
-        "unmatched": service.unmatched(silence.patterns),
+        "unmatched": unmatched,
     }
 
 

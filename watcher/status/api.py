@@ -167,8 +167,7 @@ class Api:
     async def _silences(self, request: web.Request) -> web.Response:
         service, silences = self._service, []
         for silence in service.silences():
-            silences.append(silence_json(silence, service))
-            await asyncio.sleep(0)  # each is matched with all mounts
+            silences.append(await silence_json(silence, service))
         quiet = [window_json(w, holds, service.matches(w.mounts)) for w, holds in service.windows()]
         return _json({"silences": silences, "quiet": quiet})
 
@@ -182,7 +181,7 @@ class Api:
         refuse_if_crowded(self._service.silences(), len(asked.patterns))
         silence = await self._service.silence(*asked)
         location = {"Location": f"/api/v1/silences/{silence.id}"}
-        return _json(silence_json(silence, self._service), 201, location)
+        return _json(await silence_json(silence, self._service), 201, location)
 
     async def _unsilence(self, request: web.Request) -> web.Response:
         if not await self._service.unsilence(request.match_info["id"]):
