@@ -232,7 +232,10 @@ def _run() -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("watcher: interrupted", err=True)
         return FAILURE
-    except (BrokenPipeError, SystemExit):  # the latter is what click makes of the former, with 1
+    except (BrokenPipeError, SystemExit):
+        if "_WATCHER_COMPLETE" in os.environ:
+            raise  # how that ends
+        # SystemExit is what click makes of a broken pipe, with 1.
         mute_stdout()
         return FAILURE
     except Exception as e:

@@ -46,3 +46,17 @@ def test_wrong_usage_is_3_in_one_line(
     assert (ended.value.code, out) == (3, "")
     [line] = [line for line in err.splitlines() if said in line]
     assert len(line) < 300
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_a_shell_loads_is_printed(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mountwatch"])
+    monkeypatch.setenv("_WATCHER_COMPLETE", f"{shell}_source")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    for words in ("_watcher_completion", f"_WATCHER_COMPLETE={shell}_complete", "mountwatch"):
+        assert words in out
