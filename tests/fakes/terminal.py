@@ -30,7 +30,9 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, *, width: int = 200) -> None:
         self._command, self._width = command, width
-        self._env = {**os.environ, "TERM": "xterm-256color", **(env or {})}
+        # Without pytest's own idea of a terminal (COLUMNS), which goes before what the kernel says.
+        inherited = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+        self._env = {**inherited, "TERM": "xterm-256color", **(env or {})}
         self._said = ""
         self._written = asyncio.Event()
 
@@ -38,14 +40,12 @@ class Terminal:
         self._fd, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, self._width, 0, 0))
         self._process = subprocess.Popen(
-            self._command,
+            ["setsid", "--ctty", *self._command],  # not preexec_fn: the test may have threads
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             cwd="/",
             env=self._env,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
         os.set_blocking(self._fd, False)

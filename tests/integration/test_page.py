@@ -363,7 +363,7 @@ def watching(site: Site) -> Terminal:
 def scraping(address: str, token: Path) -> str:
     """As the README has it, and more often."""
     return f"""
-        global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
+        global: {{scrape_interval: 1s, scrape_timeout: 1s}}
         scrape_configs:
           - job_name: mountwatch
             authorization: {{credentials_file: {token}}}
