@@ -13,7 +13,7 @@ from watcher.core.explain import Address, past_words
 from watcher.core.wording import container_name, count, duration, name, printable
 from watcher.model import HOST, Cause, Place, Usage
 from watcher.output import CRITICAL, OK, WARNING, Row, console, status_words, table_of, why
-from watcher.printing import mute_stdout, nobody_reads, verdict_stands
+from watcher.printing import mute_stdout, nobody_reads, reader_may_go, verdict_stands
 
 PROBE_LIMIT = 330.0  # seconds for a probe to come back: the longest timeout that can be set, and some
 PROBE_POLL = 0.1  # seconds
@@ -178,16 +178,17 @@ def _verdict(entry: Entry) -> str:
 
 def history(path: str, since: str, limit: int, *, as_json: bool, say: Say) -> None:
     answer = ask(path, "GET", f"history?since={since}&limit={limit}").or_refuse()
-    if as_json:
-        say(json.dumps(answer, indent=2))
-        return
-    entries = listed(answer, "entries")
-    for entry in entries:
-        say(_change(entry))
-    if not entries:
-        say(f"nothing has changed within {since}")
-    if not answer.get("complete", True):
-        say("(only what this run of the service remembers: its state cannot be read)")
+    with reader_may_go():
+        if as_json:
+            say(json.dumps(answer, indent=2))
+            return
+        entries = listed(answer, "entries")
+        for entry in entries:
+            say(_change(entry))
+        if not entries:
+            say(f"nothing has changed within {since}")
+        if not answer.get("complete", True):
+            say("(only what this run of the service remembers: its state cannot be read)")
 
 
 def _change(entry: Entry) -> str:

@@ -12,14 +12,22 @@ import click
 
 
 @contextmanager
-def verdict_stands() -> Iterator[None]:
-    """What is printed within may not get there."""
+def reader_may_go() -> Iterator[None]:
+    """What is printed within is read as far as somebody wants to."""
     try:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        mute_stdout()  # the reader has seen enough
+        mute_stdout()
+
+
+@contextmanager
+def verdict_stands() -> Iterator[None]:
+    """What is printed within may not get there, to nobody's harm: the exit code says it, too."""
+    try:
+        with reader_may_go():
+            yield
     except OSError as e:
         mute_stdout()
         click.echo(f"watcher: cannot write the result: {e.strerror}", err=True)

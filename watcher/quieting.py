@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
+from typing import Any
 
 from watcher.control import Say, Unreachable, ask
 from watcher.core.wording import count, duration, name
-from watcher.printing import verdict_stands
+from watcher.printing import reader_may_go, verdict_stands
 from watcher.values import parse_time_of_day, shown
 
 _LONGEST_ID = 64  # characters, and generously: a later version may draw longer ones
@@ -28,9 +29,14 @@ def silence(path: str, patterns: Sequence[str], until: Mapping[str, str], commen
 
 def silences(path: str, *, as_json: bool, say: Say) -> None:
     answer = ask(path, "GET", "silences").or_refuse()
-    if as_json:
-        say(json.dumps(answer, indent=2))
-        return
+    with reader_may_go():
+        if as_json:
+            say(json.dumps(answer, indent=2))
+        else:
+            _print_silences(answer, say)
+
+
+def _print_silences(answer: Any, say: Say) -> None:
     rows = [
         (s["id"], _until(s["ends"]), _list(s["mounts"], _WIDTH), _covers(s["matches"]), name(s["comment"], 200))
         for s in answer["silences"]

@@ -149,9 +149,9 @@ async def test_status_probe_history_and_channels(site: Site) -> None:
                 assert await terminal.end() == 0
 
             # ---- nobody reads on, or the disk is full: the exit code is the same, and nothing waits for a change
-            commands = ("status --json", "status --watch")
+            commands = ("status --json", "status --watch", "history")
             unread = ";".join(f"{{ watcher {command}; echo $? >&2; }} | :" for command in commands)
-            assert await shell(site, unread) == (0, "", "2\n0\n")
+            assert await shell(site, unread) == (0, "", "2\n0\n0\n")
             full = "cannot write the result: No space left on device\n"
             assert await shell(site, "watcher status >/dev/full") == (2, "", f"watcher: {full}")
             assert await shell(site, "watcher history >/dev/full") == (3, "", f"watcher: {full}")
