@@ -41,19 +41,23 @@ class Reading(NamedTuple):
 class Distribution:
     """How often values came to lie below each of some bounds."""
 
-    __slots__ = ("_bounds", "_counts", "_total")
+    __slots__ = ("_bounds", "_counts", "_reading", "_total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
+        self._reading: Reading | None = None  # until the next value: it is read more often than values come
 
     def add(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
+        self._reading = None
 
     def reading(self) -> Reading:
-        return Reading(tuple(accumulate(self._counts)), self._total)
+        if self._reading is None:
+            self._reading = Reading(tuple(accumulate(self._counts)), self._total)
+        return self._reading
 
 
 @dataclass(slots=True)

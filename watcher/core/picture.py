@@ -53,9 +53,11 @@ class Picture:
         self.local = Local(rules.watched, rules.any_type, wanted=rules.local)
         self._underneath = Underneath(rules.watched)
         self._wedged: dict[Wedged, StillWedged] = {}
+        self._shown: tuple[MountState, ...] | None = None  # as `snapshot` gave it, until something happens
 
     def handle(self, event: Event, now: float) -> list[Transition]:
         """Take an event in; give what changed by it."""
+        self._shown = None
         out = self._pass_on(event, now)
         match event:
             case ProbeReport(probe=probe, wedged=Wedged() as wedged):
@@ -80,6 +82,7 @@ class Picture:
 
     def configure(self, rules: Rules, now: float) -> list[Transition]:
         """Judge by other rules from now on."""
+        self._shown = None
         return [
             *self.tracker.configure(rules.watched, now),
             *self._underneath.configure(rules.watched, now),
@@ -122,10 +125,12 @@ class Picture:
         """A namespace's mount table as last read."""
         return self.capacity.table(namespace)
 
-    def snapshot(self) -> list[MountState]:
-        """Every place as it stands now."""
-        parts = (self.tracker, self._underneath, self.missing, self.local)
-        return [state for part in parts for state in part.snapshot()]
+    def snapshot(self) -> tuple[MountState, ...]:
+        """Every place as it stands now; the very same until something happens, however often it is asked for."""
+        if self._shown is None:
+            parts = (self.tracker, self._underneath, self.missing, self.local)
+            self._shown = tuple(state for part in parts for state in part.snapshot())
+        return self._shown
 
     def problems(self) -> dict[str, str]:
         """By namespace: what is not watched, and why."""

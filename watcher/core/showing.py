@@ -59,7 +59,7 @@ def show(roster: Roster, watched: Watched, standing: Standing, *, crowded: bool)
         latency=health.latency if reach is Reach.OK else None,
         usage=health.usage if reach is Reach.OK else None,
         readonly=readonly,
-        unexpected_readonly=watched.is_unexpectedly_readonly(standing),
+        unexpected_readonly=readonly and watched.is_unexpectedly_readonly(standing),
         show_only=standing.show_only,
         behind=blocker,
         stacked=standing.stacked,

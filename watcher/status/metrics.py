@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import generate_latest
@@ -148,6 +149,7 @@ class _Family(NamedTuple):
     empty: Callable[[], Metric]
     value: Callable[[Labels, MountState, Measured], Hashable]  # None: no samples
     add: Callable[[Metric, Labels, object], None]
+    numbers: Callable[[object], Iterable[float]]  # those of the samples that `add` makes of a value, in their order
 
 
 def _state(family: Metric, labels: Labels, value: object) -> None:
@@ -162,10 +164,20 @@ def _one(family: Metric, labels: Labels, value: object) -> None:
     family.add_metric(labels, value)
 
 
+def _number(value: object) -> Iterable[float]:
+    assert isinstance(value, float | int)
+    return (value,)
+
+
 def _latency(family: Metric, labels: Labels, value: object) -> None:
     assert isinstance(family, HistogramMetricFamily)
     assert isinstance(value, Reading)
     family.add_metric(labels, _buckets(LATENCIES, value), value.total)
+
+
+def _latencies(value: object) -> Iterable[float]:
+    assert isinstance(value, Reading)
+    return (*value.counts, value.counts[-1], value.total)
 
 
 _LABELS = Labels._fields
@@ -178,6 +190,7 @@ _OF_MOUNTS = (
         ),
         lambda labels, state, measured: state.status,
         _state,
+        lambda value: (value == state for state in STATES),
     ),
     _Family(
         lambda: GaugeMetricFamily(
@@ -187,11 +200,13 @@ _OF_MOUNTS = (
         ),
         lambda labels, state, measured: None if state.since is None else state.since + measured.clock_offset,
         _one,
+        _number,
     ),
     _Family(
         lambda: GaugeMetricFamily("mountwatch_mount_readonly", "1 if it is read-only.", labels=_LABELS),
         lambda labels, state, measured: state.readonly,
         _one,
+        _number,
     ),
     _Family(
         lambda: GaugeMetricFamily(
@@ -199,6 +214,7 @@ _OF_MOUNTS = (
         ),
         lambda labels, state, measured: state.unexpected_readonly,
         _one,
+        _number,
     ),
     _Family(
         lambda: HistogramMetricFamily(
@@ -206,55 +222,67 @@ _OF_MOUNTS = (
         ),
         lambda labels, state, measured: measured.latencies.get(labels),
         _latency,
+        _latencies,
     ),
 )
 
 
 class _Lines(NamedTuple):
-    """One mount's part of a family."""
+    """One mount's parts of the families."""
 
-    value: Hashable  # as `_Family.value` gave it
-    heads: tuple[str, ...]  # of each line, up to its number: the library's work, and the most of it
-    text: str
+    values: tuple[Hashable, ...]  # as each `_Family.value` gave it
+    texts: tuple[bytes, ...]  # of its samples in each family
 
 
 class Exposition:
     """Renders scrapes, and keeps what of the last one may come again."""
 
     def __init__(self) -> None:
-        self._kept: list[dict[Labels, _Lines]] = [{} for _ in _OF_MOUNTS]
+        self._kept: dict[Labels, _Lines] = {}
+        self._heads = [_text([family.empty()]) for family in _OF_MOUNTS]
 
     def text(self, measured: Measured) -> bytes:
         """The whole answer."""
+        before, now = self._kept, dict[Labels, _Lines]()
+        for labels, state in measured.listed.mounts:
+            values = tuple(family.value(labels, state, measured) for family in _OF_MOUNTS)
+            kept = before.get(labels)
+            now[labels] = kept if kept is not None and kept.values == values else _lines(labels, values, kept)
+        self._kept = now
         parts = [_text(families(measured))]
-        for number, family in enumerate(_OF_MOUNTS):
-            before, now = self._kept[number], dict[Labels, _Lines]()
-            for labels, state in measured.listed.mounts:
-                if (value := family.value(labels, state, measured)) is not None:
-                    kept = before.get(labels)
-                    now[labels] = (
-                        kept if kept is not None and kept.value == value else _lines(family, labels, value, kept)
-                    )
-            self._kept[number] = now
-            parts.append(_text([family.empty()]))
-            parts += [lines.text for lines in now.values()]
-        return "".join(parts).encode()
+        for number, head in enumerate(self._heads):
+            parts.append(head)
+            parts += [lines.texts[number] for lines in now.values()]
+        return b"".join(parts)
 
 
-def _text(families: Iterable[Metric]) -> str:
-    return generate_latest(_Fixed(families)).decode()
+def _text(families: Iterable[Metric]) -> bytes:
+    return generate_latest(_Fixed(families))
 
 
-def _lines(family: _Family, labels: Labels, value: Hashable, before: _Lines | None) -> _Lines:
+def _lines(labels: Labels, values: tuple[Hashable, ...], kept: _Lines | None) -> _Lines:
+    if kept is None:
+        return _Lines(values, tuple(map(partial(_first, labels), _OF_MOUNTS, values)))
+    texts = list(kept.texts)
+    for n, (family, value) in enumerate(zip(_OF_MOUNTS, values, strict=True)):
+        if value != kept.values[n]:
+            known = value is not None and texts[n]
+            texts[n] = _again(texts[n], family.numbers(value)) if known else _first(labels, family, value)
+    return _Lines(values, tuple(texts))
+
+
+def _first(labels: Labels, family: _Family, value: Hashable) -> bytes:
     """The samples of this mount, without the head of the family."""
+    if value is None:
+        return b""
     metric = family.empty()
     family.add(metric, labels, value)
-    if before is None:
-        lines = [line for line in _text([metric]).split("\n") if line and not line.startswith("#")]
-        heads = tuple(line.rpartition(" ")[0] for line in lines)
-    else:
-        heads = before.heads
-        # Some hundred times a minute: only the numbers are others, and they stand in the order of the samples.
-        numbers = [str(floatToGoString(s.value)) for s in metric.samples]  # type: ignore[no-untyped-call]
-        lines = [f"{head} {number}" for head, number in zip(heads, numbers, strict=True)]
-    return _Lines(value, heads, "\n".join([*lines, ""]))
+    lines = _text([metric]).split(b"\n")
+    return b"".join(line + b"\n" for line in lines if line and not line.startswith(b"#"))
+
+
+def _again(text: bytes, numbers: Iterable[float]) -> bytes:
+    """The same with other numbers. Names and labels are the library's work, and the most of it."""
+    heads = (line.rpartition(b" ")[0] for line in text[:-1].split(b"\n"))
+    written = (str(floatToGoString(number)).encode() for number in numbers)  # type: ignore[no-untyped-call]
+    return b"".join(b"%b %b\n" % line for line in zip(heads, written, strict=True))
