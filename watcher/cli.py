@@ -85,19 +85,9 @@ def watcher(
         ctx.exit(_once(config_path, as_json, paths, timeout, capacity))
     if needs_once:
         raise click.UsageError(f"{needs_once[0]} needs --once")
-    _serve(config_path, verbose)
+    from watcher.serving import serve
 
-
-def _serve(config_path: str | None, verbose: bool) -> NoReturn:
-    from watcher import daemon, log
-
-    log.set_up(os.environ, verbose=verbose)
-    try:
-        code = daemon.run(config_path, os.environ)
-    finally:
-        log.flush()
-    # Not through the interpreter's own end, which waits for threads: one may be writing the state to a dead disk.
-    os._exit(code)
+    serve(config_path, verbose)
 
 
 def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeout: float | None, capacity: bool) -> int:
@@ -247,7 +237,3 @@ def _run() -> int:
 
         traceback.print_exc()
         return FAILURE
-
-
-if __name__ == "__main__":
-    main()

@@ -70,8 +70,10 @@ async def test_it_can_be_configured_while_it_runs(site: Site) -> None:
         site.write_config()
         async with site.service() as service:
             await service.wait_for_edits_to_count()
+            assert (await site.run("health")).code == 0  # has loaded aiohttp's server; the heartbeat needs its client
             site.write_config(more=heartbeat(f'url = "{receiver.url}"'))
             await receiver.wait_for(1)
+            assert (await site.run("health")).code == 0
             assert await service.end() == 0
 
 

@@ -10,8 +10,15 @@ import errno
 import os
 import socket
 
-import aiohttp
 import anyio.to_thread
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientConnectorError,
+    ClientError,
+    ClientSession,
+    DummyCookieJar,
+    TCPConnector,
+)
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 LIMIT = 10.0  # seconds for one ping, names and TLS included
@@ -69,24 +76,24 @@ class Pinger:
         """GET it; why that failed, empty if it did not."""
         try:
             async with asyncio.timeout(LIMIT):
-                connector = aiohttp.TCPConnector(resolver=self._resolver, force_close=True, limit=1)
+                connector = TCPConnector(resolver=self._resolver, force_close=True, limit=1)
                 async with (
-                    aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
+                    ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session,
                     session.get(url, max_redirects=MAX_REDIRECTS, headers={"User-Agent": "mountwatch"}) as answer,
                 ):
                     await answer.content.read(READ)
                     return "" if answer.status < 400 else f"HTTP {answer.status}"
         except TimeoutError:
             return f"no answer within {LIMIT:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as e:
+        except (ClientError, OSError, ValueError) as e:
             return _words(e)
 
 
 def _words(error: Exception) -> str:
     """What went wrong, without anything of the URL."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+    if isinstance(error, ClientConnectorCertificateError):
         return "its certificate is not accepted"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, ClientConnectorError):
         return _words(error.os_error)
     if isinstance(error, socket.gaierror):
         return error.strerror or "its name cannot be looked up"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio.to_thread
 
 from watcher.instance import Occupied, own_directory
+from watcher.status import serverside
 from watcher.status.access import Access
 from watcher.status.answers import Service
 
@@ -154,6 +155,7 @@ async def _readable(waiting: Sequence[socket.socket]) -> None:
 
 async def _load(service: Service) -> Api:
     def load() -> Api:
+        serverside.prepare()
         from watcher.status.api import Api
 
         return Api(service)

@@ -1,0 +1,42 @@
+"""What the service has loaded, and what it has not: that is most of its memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("aiohttp", "aiohttp.client", "apprise", "click", "prometheus_client", "rich")
+
+
+def loaded(code: str) -> set[str]:
+    """Which of the heavy modules are loaded after this code, in a Python of its own."""
+    shown = f"\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    run = [sys.executable, "-W", "error", "-c", code + shown]
+    return set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
+
+
+PREPARED = "from watcher import serving; from watcher.status import serverside; serverside.prepare()"
+ASKED = f"{PREPARED}; import watcher.status.api"
+WHOLE = "import aiohttp; assert aiohttp.web is watcher.status.api.web; aiohttp.client.ClientSession"
+
+
+def test_at_rest() -> None:
+    assert loaded("from watcher import serving") == set()
+
+
+def test_asked() -> None:
+    """With aiohttp's server, and without its client."""
+    assert loaded(ASKED) == {"aiohttp"}
+
+
+def test_asked_with_a_heartbeat() -> None:
+    """The client is aiohttp's own, whichever of both comes first."""
+    for code in (
+        f"{ASKED}; import watcher.delivery.ping; {WHOLE}",
+        f"import watcher.delivery.ping; {ASKED}; {WHOLE}",
+        f"{ASKED}; from aiohttp import ClientTimeout; {WHOLE}",
+        f"{ASKED}; from aiohttp import *; ClientSession; {WHOLE}",
+    ):
+        assert loaded(code) == {"aiohttp", "aiohttp.client"}
+    nothing = f"{ASKED}; import aiohttp\ntry: aiohttp.nothing\nexcept AttributeError: pass\nelse: raise SystemExit(1)"
+    assert loaded(nothing) == {"aiohttp", "aiohttp.client"}
