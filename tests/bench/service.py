@@ -92,11 +92,11 @@ def at_rest(config: Path, mounts: Sequence[FuseMount], duration: float) -> Rest:
 def idle(stage: Stage, count: int, duration: float) -> Section:
     rest = at_rest(configuration(stage), stage.mounts(count), duration)
     heading = f"The service at rest, {count} mounts, defaults, over {duration:g} s"
-    return heading, rest_rows(rest, duration, share=0.2, memory=45e6)
+    return heading, rest_rows(rest, duration, share=0.2, memory=45e6, asked=45e6)
 
 
-def rest_rows(rest: Rest, duration: float, *, share: float, memory: float) -> list[Row]:
-    """`share` (percent) and `memory` (bytes) are the targets."""
+def rest_rows(rest: Rest, duration: float, *, share: float, memory: float, asked: float | None = None) -> list[Row]:
+    """`share` (percent), `memory` and `asked` (bytes) are the targets."""
     resident, peak = rest.memory
     # A minute holds one round in which directories are read, a shorter time maybe none: the target is the minute's.
     target = percent(share) if duration >= 60 else None
@@ -104,7 +104,11 @@ def rest_rows(rest: Rest, duration: float, *, share: float, memory: float) -> li
         Row("processor time, of one core, with children", percent(rest.share), target=target),
         Row("resident memory", megabytes(resident), target=megabytes(memory)),
         Row("resident memory at its peak", megabytes(peak)),
-        Row("resident memory once its socket has been asked", megabytes(rest.asked)),
+        Row(
+            "resident memory once its socket has been asked",
+            megabytes(rest.asked),
+            target=megabytes(asked) if asked is not None else None,
+        ),
         Row("questions to each mount", number(rest.questions)),
     ]
 
