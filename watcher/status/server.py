@@ -1,7 +1,7 @@
 """What is listened on: that the Unix socket is ours alone, and that there is one server behind all, free until asked.
 
-aiohttp (8 MB, without its client) is loaded when somebody connects for the first time; until then the kernel keeps them waiting. Nothing
-that goes wrong here ends the watching.
+aiohttp (8 MB, without its client) is loaded when somebody connects for the first time; until then the kernel keeps them
+waiting. Nothing that goes wrong here ends the watching.
 """
 
 from __future__ import annotations
