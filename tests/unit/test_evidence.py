@@ -106,6 +106,16 @@ def test_parsers_survive_any_text(text: str, point: str) -> None:
         ("5:memory:/x.service\n1:name=systemd:/system.slice/a.service\n0::/\n", ("a.service", True, False)),
         ("0::/lxc/101/ns/system.slice/x.service\n", ("x.service", True, True)),
         ("0::/lxc.payload.web/system.slice/x.service\n", ("x.service", True, True)),
+        (
+            "0::/system.slice/pve-container@101.service/lxc.payload.101/system.slice/x.service\n",
+            ("x.service", True, True),
+        ),
+        # What manages itself within a container of another kind, whoever that runs in, is not the system's to restart.
+        (f"0::/system.slice/docker-{'ab' * 32}.scope/system.slice/ssh.service\n", ("ssh.service", False, False)),
+        (f"0::/docker/{'ab' * 32}/system.slice/ssh.service\n", ("ssh.service", False, False)),
+        ("0::/machine.slice/x.service/payload/system.slice/ssh.service\n", ("ssh.service", False, False)),
+        (f"0::/lxc/101/ns/docker/{'ab' * 32}/system.slice/ssh.service\n", ("ssh.service", False, True)),
+        ("0::/lxc/101/ns/lxc/7/ns/system.slice/ssh.service\n", ("ssh.service", False, True)),
         ("0::/\n", ("", True, False)),
         ("", ("", True, False)),
     ],
@@ -408,6 +418,11 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
             {"daemons": (Daemon(812, "pmxcfs", "pve-cluster.service"),), "waiting": 1},
             ["Do: systemctl restart pve-cluster.service", f"To give it up: {ABORT}"],
         ),
+        (
+            failing(FUSE_IN_CT),
+            {"daemons": (Daemon(812, "x", "-Hroot@x.service", inside=True),)},
+            ["Do: see to x (pid 812)", "To give it up: pct exec 105 -- umount -l /c"],
+        ),
         (  # what a container says of itself is no command for the host
             failing(CLOUD),
             {"daemons": (RCLONE._replace(inside=True),)},
@@ -490,6 +505,29 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
         (replace(gone(NAS), context="Do: mount /mnt/nas"), {}, []),  # said already, by whoever wants it
         (replace(gone(NAS), error="its disk is gone: /dev/sdb1"), {}, []),
         (gone(subject("/mnt/x", source="-osetup=x", fstype="fuse.sshfs")), {}, ["Do: start again what mounted it"]),
+        (gone(subject("/mnt/x", source="[-oX=y]:/", fstype="fuse.sshfs")), {}, ["Do: start again what mounted it"]),
+        # A user's: root would ask another's server with his own keys.
+        (
+            failing(replace(SSHFS, options="rw,user_id=1000,group_id=1000"), Cause.DISCONNECTED),
+            {},
+            ["Do: umount -l /mnt/films # then start what mounts it again"],
+        ),
+        # A directory of it, bound there.
+        (
+            failing(replace(SSHFS, superblock=SSHFS.superblock._replace(root="/a")), Cause.DISCONNECTED),
+            {},
+            ["Do: umount -l /mnt/films # then start what mounts it again"],
+        ),
+        (
+            gone(replace(NAS, options="rw,vers=4.2,hard,proto=rdma,port=20049,sec=krb5p,local_lock=none")),
+            {},
+            ["Do: mount -t nfs -o vers=4.2,proto=rdma,port=20049,sec=krb5p nas01:/data /mnt/nas"],
+        ),
+        (
+            gone(replace(NAS, options="ro,vers=3,nolock,proto=tcp,sec=sys")),
+            {},
+            ["Do: mount -t nfs -o vers=3,ro,nolock nas01:/data /mnt/nas"],
+        ),
         (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
         (failing(CLOUD, stack=INIT), {}, ["Do: fusermount3 -uz /mnt/cloud # then start what mounts it again"]),
     ],

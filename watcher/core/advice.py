@@ -200,7 +200,8 @@ def _is_its_own(daemon: Daemon) -> bool:
     """Whether its unit is there for it, as far as names tell: what cron or pvestatd has mounted is in theirs."""
     if daemon.comm == "pmxcfs":
         return daemon.unit == "pve-cluster.service"
-    return daemon.unit.endswith(".service") and bool(daemon.comm) and daemon.comm in daemon.unit
+    named = daemon.unit.endswith(".service") and not daemon.unit.startswith("-")  # an option to systemctl(1)
+    return named and bool(daemon.comm) and daemon.comm in daemon.unit
 
 
 def _is_hard(member: Member) -> bool:
@@ -239,17 +240,23 @@ def _remark(text: str) -> str:
 
 def _anew(subject: Subject, place: Place) -> tuple[str, str]:
     """The whole command for what no file has, and a remark; nothing where there is none, or too much of it."""
-    if name(subject.source, 200) != subject.source or not subject.source or subject.source.startswith("-"):
+    source, root = subject.source, subject.superblock.root
+    # Not "[-oProxyCommand=…]:" either: sshfs(1) takes the brackets away before ssh sees the rest.
+    if name(source, 200) != source or not source or source.lstrip("[").startswith("-"):
+        return "", ""
+    # A directory of it that is bound there (SMB's sources name theirs): the command would mount all of it.
+    if root != "/" and not source.endswith(root):
         return "", ""
     options = subject.options.split(",")
     kept, remark = [word for word in _KEPT.get(subject.fstype, ()) if word in options], ""
     if subject.fstype in NFS or subject.fstype in CIFS:
         command = f"mount -t {'nfs' if subject.fstype in NFS else subject.fstype}"
-        named = ("vers",) if subject.fstype in NFS else ("vers", "sec", "username", "domain", "uid", "gid")
+        named = _NAMED_NFS if subject.fstype in NFS else _NAMED_CIFS
         values = [(key, option(subject.options, key)) for key in named]
         kept = [f"{key}={value}" for key, value in values if value and (key, value) not in _DEFAULTS] + kept
         remark = "asks for the password" if subject.fstype in CIFS and "krb5" not in subject.options else ""
-    elif subject.fstype == "fuse.sshfs":
+    # What a user has mounted is not root's to mount: with other keys, from a server that he has chosen.
+    elif subject.fstype == "fuse.sshfs" and option(subject.options, "user_id") in (None, "0"):
         command, remark = "sshfs", _AS_BEFORE
     else:
         return "", ""
@@ -260,9 +267,14 @@ def _anew(subject: Subject, place: Place) -> tuple[str, str]:
 
 
 # The options that are kept, of those that the kernel knows; the others are its own choice, or a process's.
-_KEPT = dict.fromkeys(NFS, ("ro", "soft", "softerr")) | dict.fromkeys(CIFS, ("ro",))
-_KEPT["fuse.sshfs"] = ("ro", "allow_other", "default_permissions")
-_DEFAULTS = (("uid", "0"), ("gid", "0"))
+_KEPT: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(NFS, ("ro", "soft", "softerr", "nolock")),
+    **dict.fromkeys(CIFS, ("ro",)),
+    "fuse.sshfs": ("ro", "allow_other", "default_permissions"),
+}
+_NAMED_NFS = ("vers", "proto", "port", "sec")
+_NAMED_CIFS = ("vers", "sec", "username", "domain", "uid", "gid")
+_DEFAULTS = (("uid", "0"), ("gid", "0"), ("proto", "tcp"), ("sec", "sys"))
 
 
 def inside_of(place: Place) -> str:

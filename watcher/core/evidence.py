@@ -22,6 +22,8 @@ from watcher.core.radius import Radius
 from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
 CIFS = frozenset({"cifs", "smb3"})
+_LXC = ("lxc", "lxc.payload")  # what is below these in the cgroups is a container's
+_OTHERS = ("docker", "machine.slice", "kubepods", "kubepods.slice")  # and below these another's
 MAX_ENDPOINTS = 5  # monitors of a Ceph cluster
 _CEPH_SOURCE = re.compile(r"^[^@/=]+(?=:/)")  # "mon1:6789,mon2:6789:/path", of before the new mount syntax
 
@@ -291,15 +293,19 @@ def fstab_entries(text: str) -> Mapping[str, str]:
 def unit_of(cgroup: str) -> tuple[str, bool, bool]:
     """From /proc/<pid>/cgroup: the systemd unit of a process, if any, whether it is the system's, if in a container.
 
-    Of nested ones the innermost: what a user's service manager runs lies below user@1000.service (cgroups(7)).
+    Of nested ones the innermost: what a user's service manager runs lies below user@1000.service (cgroups(7)), what
+    that of a container of Docker's runs below docker-….scope. Only what lies below no other is the system's, or the
+    LXC container's own.
     """
     for line in cgroup.split("\n"):
         if line.startswith("0::") or ":name=systemd:" in line:
             parts = line.partition(":")[2].partition(":")[2].split("/")
-            units = [part for part in parts if part.endswith((".service", ".scope"))]
+            walls = [n for n, part in enumerate(parts) if part in _LXC or part.startswith("lxc.payload.")]
+            within = parts[walls[0] + 1 :] if walls else parts
+            units = [part for part in within if part.endswith((".service", ".scope"))]
             if units:
-                inside = any(part == "lxc" or part.startswith("lxc.payload") for part in parts)
-                return units[-1], not any(part.startswith("user@") for part in units[:-1]), inside
+                own = len(units) == 1 and len(walls) < 2 and not any(part in _OTHERS for part in within)
+                return units[-1], own, bool(walls)
     return "", True, False
 
 
