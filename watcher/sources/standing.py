@@ -92,7 +92,9 @@ class Points:
         if mount_point not in self._at and len(self._at) >= MAX_POINTS:
             return False
         self.all.add(one)
-        self._at.setdefault(mount_point, []).append(one)
+        at = self._at.setdefault(mount_point, [])
+        if one not in at[-1:]:  # mounts of it on one another come one after the other
+            at.append(one)
         return True
 
     def forget(self, some: set[Wanted]) -> None:
@@ -143,7 +145,10 @@ class Tables:
     def _add(self, points: Points, one: Wanted, lines: Iterable[list[bytes]], *, old: bool) -> bool:
         """Whether it stands there, by these lines of the table."""
         stands = False
-        for fields in lines:
+        for number, fields in enumerate(lines):
+            if number >= MAX_POINTS:  # a container may bind it on itself by the ten thousand
+                one.cut = True
+                break
             if one.fstype not in fields[7:] or (not old and fields[2] != one.device):
                 continue
             if old and b" %b " % fields[2] in self._ours:
