@@ -116,10 +116,14 @@ class _Asking:
 
     def stats(self, pid: int) -> None:
         """The lines of mountstats that tell of NFS transports."""
+        found = b""
         with open(f"{self._proc}/{pid or 'self'}/mountstats", "rb") as file:
-            wanted = [line for line in file if line.startswith((b"device ", b"\txprt:"))]
-        nfs = [line for line in wanted if b"xprt:" in line or b" with fstype nfs" in line]
-        self.say("stats", pid, b"".join(nfs)[:MAX_STATS].decode("utf-8", "surrogateescape"))
+            for line in file:  # one at a time: a container may have a hundred thousand mounts with long names
+                if line.startswith(b"\txprt:") or (line.startswith(b"device ") and b" with fstype nfs" in line):
+                    found += line
+                    if len(found) >= MAX_STATS:
+                        break
+        self.say("stats", pid, found[:MAX_STATS].decode("utf-8", "surrogateescape"))
 
     # ---- FUSE
 

@@ -159,18 +159,28 @@ class Serving:
         finally:
             os.close(fd)
 
+    def _home(self, init_pid: int) -> str:
+        """The pid namespace of a process; "" of what has ended; 0: ours."""
+        try:
+            return os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid")
+        except OSError:
+            return ""
+
     def _title(self, pid: str) -> None:
         """Which of the mounts a process names on its command line, if it lives where they do.
 
-        A container's process may name whatever it likes, and reading that may wait for its memory.
+        A container's process may name whatever it likes, and reading that may wait for its memory, even after a kill:
+        of who lives elsewhere it is not read.
         """
         try:
             lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
+            if not (here := [mount for mount in self._mounts if self._home(mount[2]) == lives_in]):
+                return
             with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
                 words = file.read(MAX_TITLE).decode(*UTF8).split("\0")
             paths = {word.rstrip("/") for word in words if word.startswith("/")}
-            for number, mount_point, init_pid, _ in self._mounts:
-                if mount_point in paths and os.readlink(f"{self._proc}/{init_pid or 'self'}/ns/pid") == lives_in:
+            for number, mount_point, *_ in here:
+                if mount_point in paths:
                     say(["names", int(pid), number])
                     self._known.add(number)
         except OSError:

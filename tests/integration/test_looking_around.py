@@ -1,0 +1,112 @@
+"""The children that look around a mount that fails, put before a made-up /proc in which much is a trap.
+
+A trap is a pipe: whoever opens it to read is noticed, and hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from watcher import radius
+from watcher.children import script
+from watcher.probing import asking
+
+OURS, THEIRS = 1, 2  # namespaces
+
+
+class Proc:
+    """A made-up /proc."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._traps: dict[str, Thread] = {}
+        self.process("self", OURS)
+
+    def process(self, pid: str, namespace: int, comm: str = "x", uid: int = 0) -> Path:
+        base = self.path / pid
+        for directory in ("ns", "fd", "fdinfo"):
+            (base / directory).mkdir(parents=True)
+        for kind in ("pid", "mnt"):
+            (base / "ns" / kind).symlink_to(f"{kind}:[{namespace}]")
+        (base / "stat").write_text(f"{pid} ({comm}) S {'0 ' * 30}\n")
+        (base / "comm").write_text(f"{comm}\n")
+        (base / "status").write_text(f"Name:\t{comm}\nUid:\t{uid}\t0\t0\t0\n")
+        (base / "cgroup").write_text("0::/\n")
+        (base / "mountinfo").write_text("30 1 0:53 / /mnt/nas rw - fuse.sshfs nas01:/x rw\n")
+        return base
+
+    def trap(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._traps[str(path)] = Thread(target=lambda: path.open("wb").close(), daemon=True)
+        self._traps[str(path)].start()
+
+    def caught(self) -> list[str]:
+        """The traps that somebody has stepped into; all are removed."""
+        found = [path for path, thread in self._traps.items() if not thread.is_alive()]
+        for path, thread in self._traps.items():
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # lets it go
+            thread.join()
+        self._traps.clear()
+        return found
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Iterator[Proc]:
+    proc = Proc(tmp_path)
+    yield proc
+    proc.caught()
+
+
+def said_by(file: str, *fields: object) -> list[Any]:
+    asked = "".join(f"{field}\0" for field in fields).encode()
+    done = subprocess.run(script(file), input=asked, stdout=subprocess.PIPE, timeout=60, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_nobodys_command_line_is_read_who_may_hold_it_up(proc: Proc) -> None:
+    """Who has the device open and lives elsewhere; who calls himself a backup of Proxmox VE's and is not root."""
+    elsewhere = proc.process("7", THEIRS)
+    (elsewhere / "fd/3").symlink_to("/dev/fuse")
+    proc.trap(elsewhere / "cmdline")
+    pretender = proc.process("8", OURS, comm="task UPID:pve1:", uid=1000)
+    proc.trap(pretender / "cmdline")
+    worker = proc.process("9", OURS, comm="task UPID:pve1:")
+    (worker / "cmdline").write_bytes(b"task UPID:pve1:0:0:0:vzdump:101:root@pam:\0")
+    said = said_by(
+        radius.USERS, "proc", proc.path, "seconds", 30, "fuse", 53, "/mnt/nas", 0, "sshfs", "", "wanted", "0:53",
+        "fuse.sshfs", "nas01:/x",
+    )  # fmt: skip
+    assert proc.caught() == []
+    assert ["holder", 7, "x", "0::/", []] in said
+    assert {"running": ["UPID:pve1:0:0:0:vzdump:101:root@pam:"]} in said
+    assert said[-1] == {"end": True}
+
+
+def test_mount_statistics_without_end_are_read_up_to_a_bound(proc: Proc) -> None:
+    path = proc.path / "self/mountstats"
+    os.mkfifo(path)
+    stopped = False
+
+    def write() -> None:
+        nonlocal stopped
+        try:
+            with path.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"device x:/y mounted on /z with fstype nfs4 statvers=1.1\n" * 100)
+        except BrokenPipeError:
+            stopped = True
+
+    writer = Thread(target=write, daemon=True)
+    writer.start()
+    [stats, end] = said_by(asking.__file__, proc.path, "stats", 0)
+    writer.join(60)
+    assert stopped
+    assert (len(stats[2]), end) == (asking.MAX_STATS, ["end"])
