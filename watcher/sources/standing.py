@@ -6,6 +6,7 @@ Standard library only; it must not import the project. Nothing is opened but fil
 from __future__ import annotations
 
 import os
+from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 UTF8 = ("utf-8", "surrogateescape")
 MAX_POINTS = 512  # mount points in one mount namespace
+MAX_COVERED = 16  # of these that are looked at for other mounts in them
 # The cgroups of containers of Docker's and its like, made by systemd or by themselves, and of LXC's.
 _DOCKER = rb"(?:(?:docker|libpod|cri-containerd|crio)-|/docker/)([0-9a-f]{12})[0-9a-f]{52}(?:\.scope)?(?:/|$)"
 _LXC = rb"/lxc(?:\.payload\.|/)([A-Za-z0-9][A-Za-z0-9_.-]{0,63})(?:/|$)"
@@ -64,14 +66,19 @@ def _unescape(field: bytes) -> bytes:
     return head + b"".join(bytes((int(part[:3], 8) & 255,)) + part[3:] for part in rest)
 
 
+def _escape(field: bytes) -> bytes:
+    """As the tables have it (mangle of fs/proc_namespace.c)."""
+    return b"".join(b"\\%03o" % byte if byte in b" \t\n\\#" else b"%c" % byte for byte in field)
+
+
 class Wanted:
     """One file system, and who was found to use it."""
 
     def __init__(self, device: str, fstype: str, source: str) -> None:
         self.device, self.fstype = device.encode(), fstype.encode(*UTF8)
-        # As the tables have it (mangle of fs/proc_namespace.c), where it names something: of "none" there are many.
-        escaped = b"".join(b"\\%03o" % byte if byte in b" \t\n\\#" else b"%c" % byte for byte in source.encode(*UTF8))
-        self.line = b" - %b %b " % (self.fstype, escaped) if ":" in source or source.startswith("//") else b""
+        # Where it names something: of "none" there are many.
+        named = b" - %b %b " % (self.fstype, _escape(source.encode(*UTF8)))
+        self.line = named if ":" in source or source.startswith("//") else b""
         self.waits = next((names for kind, names in WAITS.items() if fstype.startswith(kind)), ())
         self.found: dict[str, tuple[str, bool, bool]] = {}  # pid -> (mount namespace, blocked, uses)
         self.docker: dict[str, tuple[str, bool]] = {}  # container -> (the LXC container that it runs in, is it old)
@@ -86,6 +93,7 @@ class Points:
         self.old: set[Wanted] = set()  # of these only an older mount of the same source stands there
         self._at: dict[str, list[Wanted]] = {}
         self._starts: tuple[str, ...] = ()  # of the paths on them
+        self._covered: list[tuple[str, ...]] = []  # of each of these, how paths begin on what is mounted in it
 
     def add(self, mount_point: str, one: Wanted) -> bool:
         """Whether there was room for it."""
@@ -102,16 +110,19 @@ class Points:
         for ones in self._at.values():
             ones[:] = [one for one in ones if one not in some]
 
-    def ready(self) -> None:
+    def ready(self, table: bytes) -> None:
+        """All have been added. `table`: the text of mountinfo."""
         self._starts = tuple(point.rstrip("/") + "/" for point in self._at)
+        self._covered = [_mounted_in(s, table) if n < MAX_COVERED else () for n, s in enumerate(self._starts)]
 
     def of(self, path: str) -> set[Wanted]:
         """Those on which a path lies."""
         path += "/"
         if not path.startswith(self._starts):
             return set()
-        found = zip(self._starts, self._at.values(), strict=True)
-        return {one for start, ones in found if path.startswith(start) for one in ones}
+        found = zip(self._starts, self._covered, self._at.values(), strict=True)
+        here = (ones for start, covered, ones in found if path.startswith(start) and not path.startswith(covered))
+        return {one for ones in here for one in ones}
 
 
 class Tables:
@@ -139,7 +150,7 @@ class Tables:
                 self._add(points, one, lines_with(table, one.line), old=True)
         if points.all:
             self._note_container(pid, points)
-        points.ready()
+        points.ready(table)
         return points
 
     def _add(self, points: Points, one: Wanted, lines: Iterable[list[bytes]], *, old: bool) -> bool:
@@ -173,6 +184,18 @@ class Tables:
                 one.docker[docker] = lxc, one in points.old
         elif lxc:
             points.forget(points.old)
+
+
+def _mounted_in(start: str, table: bytes) -> tuple[str, ...]:
+    """How paths begin that lie on other mounts within a directory ("/mnt/nas/"): who has those open uses them.
+
+    Mounts in what is mounted there only: one that is hidden below may be older than it.
+    """
+    inside, at = _escape(os.fsencode(start)), _escape(os.fsencode(start.rstrip("/") or "/"))
+    below = islice(lines_with(table, b" %b" % inside), MAX_POINTS)
+    there = {fields[0] for fields in islice(lines_with(table, b" %b " % at), MAX_POINTS) if fields[4] == at}
+    found = (fields[4] for fields in below if fields[1] in there and fields[4].startswith(inside) and fields[4] != at)
+    return tuple(dict.fromkeys(f"{os.fsdecode(_unescape(point))}/" for point in found))
 
 
 def lines_with(table: bytes, words: bytes) -> Iterator[list[bytes]]:
