@@ -20,7 +20,7 @@ import click
 from watcher import __version__
 from watcher.commands import ASKING, FAILURE, Refused, config_option
 from watcher.inspecting import INSPECTING
-from watcher.printing import mute_stdout, verdict_stands
+from watcher.printing import complain, mute_stderr, mute_stdout, verdict_stands
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what stdout says where it is a file
 
@@ -99,7 +99,7 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
     async def look() -> once.Findings:
         settings, warnings = await once.load_settings(config_path, os.environ)
         for warning in warnings:
-            click.echo(f"watcher: {warning}", err=True)
+            complain(warning)
         return await once.check(
             settings,
             paths=paths,
@@ -124,7 +124,7 @@ def _once(config_path: str | None, as_json: bool, paths: tuple[str, ...], timeou
         else:
             _print_tables(findings, capacity)
         for line in (*output.note_lines(findings), *output.unmatched_lines(findings)):
-            click.echo(f"watcher: {line}", err=True)
+            complain(line)
     return code
 
 
@@ -209,7 +209,14 @@ def main() -> NoReturn:
         from watcher.shells import use_ours
 
         use_ours()
-    sys.exit(_run())
+    if sys.stderr is None:
+        mute_stderr()
+    try:
+        code = _run()
+    except OSError:  # not even what is wrong can be said
+        mute_stderr()
+        code = FAILURE
+    sys.exit(code)
 
 
 def _run() -> int:
@@ -220,7 +227,7 @@ def _run() -> int:
         e.show()
         return FAILURE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("watcher: interrupted", err=True)
+        complain("interrupted")
         return FAILURE
     except (BrokenPipeError, SystemExit):
         if "_WATCHER_COMPLETE" in os.environ:
@@ -231,7 +238,7 @@ def _run() -> int:
     except Exception as e:
         if isinstance(e, OSError) and e.errno in _UNWRITABLE and e.filename is None:
             mute_stdout()
-            click.echo(f"watcher: cannot write the result: {e.strerror}", err=True)
+            complain(f"cannot write the result: {e.strerror}")
             return FAILURE
         import traceback
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from watcher.completion import complete_files, complete_mounts, complete_silences
+from watcher.printing import complain
 
 if TYPE_CHECKING:
     from watcher.core.explain import Address
@@ -27,7 +28,7 @@ class Refused(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         for line in self.message.split("\n"):
-            click.echo(f"watcher: {line}", err=True)
+            complain(line)
 
 
 def _a_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -12,7 +12,7 @@ import click
 
 from watcher.commands import Refused, address_of, config_option
 from watcher.completion import complete_mounts
-from watcher.printing import verdict_stands
+from watcher.printing import complain, verdict_stands
 
 if TYPE_CHECKING:
     from watcher.settings import Settings
@@ -46,7 +46,7 @@ def _say(document: Document, lines: Callable[[Document], Iterable[str]], *, as_j
             for line in lines(document):
                 click.echo(line)
         for note in document["notes"]:
-            click.echo(f"watcher: {note}", err=True)
+            complain(note)
 
 
 @click.command("explain")

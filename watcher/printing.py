@@ -30,13 +30,29 @@ def verdict_stands() -> Iterator[None]:
             yield
     except OSError as e:
         mute_stdout()
-        click.echo(f"watcher: cannot write the result: {e.strerror}", err=True)
+        complain(f"cannot write the result: {e.strerror}")
+
+
+def complain(text: str) -> None:
+    """On stderr, which may be on the same full disk."""
+    try:
+        click.echo(f"watcher: {text}", err=True)
+    except OSError:
+        mute_stderr()
 
 
 def mute_stdout() -> None:
     """So that the interpreter's own flush at exit does not fail again."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def mute_stderr() -> None:
+    """The same, and that it is there: whoever runs us may have closed it."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process
+    else:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def nobody_reads() -> bool:

@@ -180,6 +180,24 @@ def test_the_verdict_stands_where_nobody_can_read_it(fuse: FuseServer, mount_dir
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where", "code"),
+    [
+        (("--once", "--path", "/nothing/here"), ">/dev/full 2>&1", 2),
+        (("--once", "--path", "/nothing/here"), "2>&-", 2),
+        (("explain", "ct:x:"), "2>/dev/full", 3),
+    ],
+)
+def test_the_verdict_stands_where_not_even_complaints_can_be_read(
+    command: Command, arguments: tuple[str, ...], where: str, code: int
+) -> None:
+    """As of a check whose log lies on the disk that is full."""
+    command.write()
+    argv = ["sh", "-c", f'exec "$@" {where}', "sh", *command.argv(*arguments)]
+    done = subprocess.run(argv, stdout=subprocess.DEVNULL, env=command.environment(), timeout=LIMIT)
+    assert done.returncode == code
+
+
 def test_a_path_is_a_mount_point(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
     mounted = fuse.mount(mount_dir(), source="nas:/x")
     command.write()
