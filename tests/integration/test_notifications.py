@@ -99,7 +99,8 @@ async def test_a_stale_mount_that_recovers_is_told_once_each_way_to_every_channe
         assert re.match(rf"Served by \S+ \(pid {site.fuse.pid}\b", server)
         assert advice.startswith("Do: ")
         assert re.fullmatch(
-            rf"To give it up: echo 1 > /sys/fs/fuse/connections/{nas.device.partition(':')[2]}/abort; "
+            rf"To give it up: grep -qF ' {nas.device} / {place} ' /proc/self/mountinfo && "
+            rf"echo 1 > /sys/fs/fuse/connections/{nas.device.partition(':')[2]}/abort; "
             rf"umount -l {place}",
             give_up,
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -362,7 +363,8 @@ def test_why(member: Member, found: dict[str, object], lines: list[str]) -> None
     assert advice.cause_lines(member, evidence(member.subject, **found)) == lines
 
 
-ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
+CHECK = "grep -qF ' 0:60 / /mnt/cloud ' /proc/self/mountinfo"
+ABORT = f"{CHECK} && echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
 
 
 @pytest.mark.parametrize(
@@ -433,7 +435,8 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
             {"daemons": (RCLONE._replace(inside=True),), "waiting": 1},
             [
                 "Do: pct exec 105 -- systemctl restart rclone.service",
-                "To give it up: echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c",
+                "To give it up: pct exec 105 -- grep -qF ' 0:61 / /c ' /proc/self/mountinfo && "
+                "echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c",
             ],
         ),
         (
@@ -535,6 +538,27 @@ ABORT = "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
 def test_what_to_do(member: Member, found: dict[str, object], lines: list[str]) -> None:
     server = "nas02" if member.subject == SSHFS else None if member.subject.fstype.startswith("fuse") else "nas01"
     assert advice.advice(member, server, evidence(member.subject, **found)) == lines
+
+
+@pytest.mark.parametrize(
+    ("table", "aborts"),
+    [
+        ("60 1 0:60 / /mnt/a\\040b's rw - fuse.rclone remote: rw", True),
+        (
+            "60 1 0:60 / /etc/pve rw - fuse.pmxcfs pmxcfs rw\n61 1 0:61 / /mnt/a\\040b's rw - fuse.rclone remote: rw",
+            False,
+        ),
+    ],
+)
+def test_what_has_got_its_number_since_is_not_aborted(tmp_path: Path, table: str, aborts: bool) -> None:
+    """The command as it stands there, with other files in the place of the kernel's."""
+    about = subject("/mnt/a b's", source="remote:", fstype="fuse.rclone", device="0:60", options="rw")
+    [line] = advice.advice(failing(about), None, evidence(about, daemons=(), waiting=1))
+    (tmp_path / "mountinfo").write_text(f"{table}\n")
+    command = line.removeprefix("Do: ").replace("/proc/self", str(tmp_path)).replace("umount", "true")
+    command = command.replace("/sys/fs/fuse/connections/60", str(tmp_path))
+    subprocess.run(["sh", "-ec", command], check=True)
+    assert (tmp_path / "abort").exists() is aborts
 
 
 hostile = st.text(st.characters(codec=None), max_size=40)

@@ -11,11 +11,11 @@ import shlex
 from watcher.core.evidence import CIFS, Daemon, Endpoint, Evidence, Origin, Port, mount_unit, never_started
 from watcher.core.filters import KERNEL_REMOTE
 from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
-from watcher.core.mountinfo import option
+from watcher.core.mountinfo import escape, option
 from watcher.core.mountstats import NFS
 from watcher.core.roster import OLD
 from watcher.core.wording import container_name, count, name, place_order
-from watcher.model import HOST, Cause, Kind, Place, Subject
+from watcher.model import HOST, Cause, Kind, Place, Subject, Superblock
 
 MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
 _NO_PROCESS = "No process serves it"
@@ -162,10 +162,7 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
 
 def _fuse_advice(member: Member, place: Place, server: str | None, found: Evidence | None) -> list[str]:
     inside, quoted = inside_of(place), shlex.quote(place.mount_point)
-    abort = ""
-    if found is not None and found.waiting is not None and found.question.connection is not None:
-        # Frees whoever hangs in it; that the mount is taken away does not.
-        abort = f"echo 1 > /sys/fs/fuse/connections/{found.question.connection}/abort; "
+    abort = _abort(member.subject.superblock, place, found)
     again = _then(*_again(member.subject, place, found))
     if member.cause is Cause.DISCONNECTED:
         return [f"Do: {inside}umount -l {quoted}{again}"]
@@ -183,6 +180,22 @@ def _fuse_advice(member: Member, place: Place, server: str | None, found: Eviden
     if member.cause is Cause.IO_ERROR:
         return [f"Do: {first}", f"To mount it anew: {give_up}{again}"]
     return [f"Do: {first}", f"To give it up: {give_up}"]
+
+
+def _abort(superblock: Superblock, place: Place, found: Evidence | None) -> str:
+    """Frees whoever hangs in it; that the mount is taken away does not.
+
+    Only while it still stands there: messages are read hours later, and its number is given away at once when it goes,
+    be it to /etc/pve.
+    """
+    if found is None or found.waiting is None or found.question.connection is None:
+        return ""
+    root = superblock.root or "/"
+    stands = f" {superblock.device} {escape(root)} {escape(place.mount_point)} "  # proc_pid_mountinfo(5)
+    if name(root, 200) != root:
+        return ""
+    check = f"{inside_of(place)}grep -qF {shlex.quote(stands)} /proc/self/mountinfo"
+    return f"{check} && echo 1 > /sys/fs/fuse/connections/{found.question.connection}/abort; "
 
 
 def _see_to(daemon: Daemon | None, place: Place, server: str | None) -> str:

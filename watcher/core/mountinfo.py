@@ -21,6 +21,11 @@ def unescape(field: str) -> str:
     return _ESCAPE.sub(lambda m: _byte(int(m[1], 8)), field)
 
 
+def escape(path: str) -> str:
+    """As a path stands there (show_mountinfo of fs/proc_namespace.c)."""
+    return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in path)
+
+
 def _byte(value: int) -> str:
     # surrogateescape, so that an escaped byte and a raw one decode alike (\377 is never a character)
     return bytes((value & 0xFF,)).decode("ascii", "surrogateescape")
