@@ -138,7 +138,7 @@ async def test_what_happens_while_it_is_away_is_told_when_it_is_back(stage: Stag
 
 async def test_too_many_requests_are_tried_again_and_none_is_lost_or_told_twice(stage: Stage) -> None:
     mounts = storm.mounts(stage.site)
-    with stage.ntfy({"visitor-request-limit-burst": 2, "visitor-request-limit-replenish": "2s"}) as ntfy:
+    with stage.ntfy({"visitor-request-limit-burst": 2, "visitor-request-limit-replenish": "8s"}) as ntfy:
         async with stage.site.service() as service:
             await asked(*mounts)
             for mount in mounts:
