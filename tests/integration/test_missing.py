@@ -17,7 +17,7 @@ from tests.fakes.fuse_server import unmount
 from tests.fakes.receivers import GotifyReceiver
 from tests.integration.looking import Command, until
 from tests.integration.service import HOST, Site, toml
-from tests.integration.test_notifications import asked, matches, tell_last, titles, until_told
+from tests.integration.test_notifications import asked, matches, tell_last, titles, told_of, until_told
 from watcher.children import Children
 from watcher.reading import TRIES, BatchReader, File
 
@@ -71,7 +71,7 @@ async def test_missing_since_the_start_is_told_and_so_is_that_it_is_mounted(site
             assert await service.end() == 0
     red, green = f"🔴 {HOST}: {place} NOT MOUNTED", f"🟢 {HOST}: {place} mounted {{SPAN}}"
     assert matches(titles(gotify), [red, green, end])
-    since, where, source, why, advice, quiet = alarm.message.split("\n")
+    since, where, source, why, advice, quiet = told_of(alarm.message)
     assert re.fullmatch(r"Since \d\d:\d\d:\d\d \S+", since)
     assert (where, source) == (f"Host {place}", "nas:/export; fuse.test")
     assert why == "Not mounted; /etc/fstab wants it"
