@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from subprocess import DEVNULL, PIPE, Popen
 from typing import cast
@@ -197,6 +197,11 @@ _START = "import sys; path, name = sys.argv[1].rsplit('/', 1); sys.path.insert(0
 def script(path: str) -> list[str]:
     """The command that runs `main` of a file of ours that stands alone, with the standard library only."""
     return [sys.executable, "-I", "-S", "-c", _START, path]
+
+
+def framed(fields: Iterable[object]) -> bytes:
+    """What such a child reads: fields that end with NUL, names in the bytes that the kernel has."""
+    return "".join(f"{field}\0" for field in fields).encode("utf-8", "surrogateescape")
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from watcher import procfs
-from watcher.children import Child, Children, environment, script
+from watcher.children import Child, Children, environment, framed, script
 from watcher.core import radius as core
 from watcher.core.evidence import Question, Served
 from watcher.core.lxc import valid_id
@@ -64,8 +64,7 @@ async def look(
         return [Radius(unknown=(f"what hangs on it cannot be looked for: {e.strerror}",)) for _ in wanted]
     said, has_ended = _Said([], [], [], [], served or Served()), False
     try:
-        fields = _fields(wanted, questions, paths, limit * FOR_PROCESSES)
-        child.write("".join(f"{field}\0" for field in fields).encode("utf-8", "surrogateescape"))
+        child.write(framed(_fields(wanted, questions, paths, limit * FOR_PROCESSES)))
         child.close_stdin()
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):

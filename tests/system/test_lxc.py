@@ -253,8 +253,7 @@ async def test_what_a_container_mounts_while_it_runs(server: Server) -> None:
                 recovery = await watch.next_message(1)
                 await watch.status(": 1 ok$")
                 server.export("nfs", fsid=77)
-                stale = await watch.next_message(2)
-                await asyncio.to_thread(follow, stale)
+                stale = await watch.followed(2)
                 mended = await watch.next_message(3)
             await watch.status("watching 0 mounts")
             assert len(watch.messages) == 4
@@ -289,10 +288,8 @@ async def test_what_the_host_mounts_after_containers_were_started(server: Server
                 await watch.status("watching 3 mounts .*: 3 ok$")
                 assert len(watch.messages) == 2
                 server.export("nfs", fsid=77)
-                stale = await watch.next_message(2)
-                await asyncio.to_thread(follow, stale)
-                partial = await watch.next_message(3)
-                await asyncio.to_thread(follow, partial)
+                stale = await watch.followed(2)
+                partial = await watch.followed(3)
                 mended = await watch.next_message(4)
                 await watch.status("watching 3 mounts .*: 3 ok$")
                 assert len(watch.messages) == 5

@@ -218,6 +218,12 @@ class Watch:
         except TimeoutError:
             raise AssertionError(f"no message within {limit:g} s; so far: {self.messages}") from None
 
+    async def followed(self, had: int) -> GotifyMessage:
+        """The message after those `had`, once its commands have been run, as an administrator would."""
+        message = await self.next_message(had)
+        await asyncio.to_thread(follow, message)
+        return message
+
     async def outage(
         self,
         place: str | Path,

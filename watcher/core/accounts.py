@@ -33,8 +33,9 @@ def written_json(member: Member, now: float, local: Local) -> dict[str, Any] | N
     }
 
 
-def _is_first(place: Place, member: Member) -> bool:
-    return member.growth is not None and place == min(member.subject.places, key=place_order)
+def _first_place(member: Member) -> Place:
+    """Where it is told of what is written under it."""
+    return min(member.subject.places, key=place_order)
 
 
 def written_at(incidents: Iterable[Incident], now: float, local: Local) -> dict[Place, dict[str, Any]]:
@@ -42,7 +43,7 @@ def written_at(incidents: Iterable[Incident], now: float, local: Local) -> dict[
     found = {}
     for member in (m for incident in incidents for m in incident.down):
         if (written := written_json(member, now, local)) is not None:
-            found[min(member.subject.places, key=place_order)] = written
+            found[_first_place(member)] = written
     return found
 
 
@@ -79,7 +80,9 @@ def incident_json(
                 "since": utc(member.since),
                 "cause": member.cause.value if member.cause else None,
                 "error": printable(member.error) or None,
-                "written_underneath": written_json(member, now, local) if _is_first(place, member) else None,
+                "written_underneath": written_json(member, now, local)
+                if member.growth is not None and place == _first_place(member)
+                else None,
             }
             for member, place in members[:MAX_MEMBERS]
         ],

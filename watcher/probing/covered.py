@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, NamedTuple
 
-from watcher.children import Child, Children
+from watcher.children import Child, Children, framed
 from watcher.configfile import may_hang_on
 from watcher.core.explain import base_of
 from watcher.core.filters import Filter
@@ -98,8 +98,7 @@ async def look_into(
             )
             for n, job in enumerate(jobs)
         ]
-        text = "".join("".join(f"{field}\0" for field in (*job, str(entries))) for job in fields)
-        child.write(text.encode("utf-8", "surrogateescape"))
+        child.write(framed(field for job in fields for field in (*job, entries)))
         child.close_stdin()
         try:
             answers = _Answers(child, seconds + GRACE)

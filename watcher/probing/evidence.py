@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from watcher.children import Children, environment, script
+from watcher.children import Children, environment, framed, script
 from watcher.configfile import FileReader
 from watcher.core import evidence
 from watcher.core.evidence import Evidence, Findings, Origin, Port, Question
@@ -64,8 +64,7 @@ async def _ask(children: Children, questions: Sequence[Question], proc: str, fin
     except OSError:
         return
     try:
-        fields = "".join(f"{field}\0" for field in _fields(questions, proc))
-        child.write(fields.encode("utf-8", "surrogateescape"))
+        child.write(framed(_fields(questions, proc)))
         child.close_stdin()
         rest, size = b"", 0
         while size < MAX_OUTPUT and (chunk := await child.read()):
