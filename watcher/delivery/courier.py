@@ -193,11 +193,11 @@ def load_services(urls: list[str]) -> None:
     wanted = {url.partition("://")[0].lower() for url in urls}
     try:
         if wanted.isdisjoint(("http", "https")) and (new := _modules_with(wanted) - _loaded):
+            _loaded.update(new)
             with tempfile.TemporaryDirectory(prefix="mountwatch-") as listing:
                 for name in new:
                     os.mkdir(os.path.join(listing, name))
                 N_MGR.load_modules(path=listing)  # type: ignore[no-untyped-call]
-            _loaded.update(new)
     except OSError:
         pass
     if _loaded and not all(schema in N_MGR for schema in wanted):
