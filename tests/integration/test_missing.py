@@ -71,9 +71,10 @@ async def test_missing_since_the_start_is_told_and_so_is_that_it_is_mounted(site
             assert await service.end() == 0
     red, green = f"🔴 {HOST}: {place} NOT MOUNTED", f"🟢 {HOST}: {place} mounted {{SPAN}}"
     assert matches(titles(gotify), [red, green, end])
-    since, where, source, why, advice, quiet = told_of(alarm.message)
+    since, where, source, meaning, why, advice, quiet = told_of(alarm.message)
     assert re.fullmatch(r"Since \d\d:\d\d:\d\d \S+", since)
     assert (where, source) == (f"Host {place}", "nas:/export; fuse.test")
+    assert meaning == "What is written there meanwhile lands on the disk underneath"
     assert why == "Not mounted; /etc/fstab wants it"
     assert advice == f"Do: mount {place}"
     assert quiet == f"Quiet: watcher silence host:{place} --for 2h"

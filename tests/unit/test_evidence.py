@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
-from watcher.core import advice
+from watcher.core import advice, causes
 from watcher.core.evidence import (
     Daemon,
     Endpoint,
@@ -32,6 +32,7 @@ from watcher.core.evidence import (
 from watcher.core.incident import Condition, Member
 from watcher.core.mountinfo import Tree, parse
 from watcher.core.places import superblock_of
+from watcher.core.roster import ALONE
 from watcher.core.wording import printable
 from watcher.model import Cause, Container, Kind, Mount, MountState, Place, Reach, Subject, Superblock
 
@@ -289,6 +290,13 @@ RCLONE = Daemon(812, "rclone", "rclone.service")
 INIT = ("fuse_get_req", "__fuse_simple_request", "fuse_statfs")
 
 
+def test_an_address_is_one_word() -> None:
+    """A container writes it, and ipaddress takes whatever stands behind a "%"."""
+    found = evidence(NAS, port=Port.NO_ANSWER)
+    [first, _] = advice.advice(failing(NAS), "nas01", replace(found, endpoint=Endpoint("fe80::1%x; reboot", 2049)))
+    assert first.startswith("Do: ping -c 3 'fe80::1%x; reboot'; ip route get 'fe80::1%x; reboot' # ")
+
+
 def evidence(about: Subject, **found: object) -> Evidence:
     place = about.places[0]
     own = {key: found.pop(key) for key in ("stacked", "below", "others_ok", "others_failing") if key in found}
@@ -310,14 +318,29 @@ def gone(about: Subject) -> Member:
 @pytest.mark.parametrize(
     ("member", "found", "lines"),
     [
-        (failing(NAS), {"port": Port.NO_ANSWER}, ["10.0.0.5:2049 does not answer"]),
-        (gone(NAS), {"port": Port.UNREACHABLE}, ["10.0.0.5:2049 is unreachable"]),
-        (gone(CLOUD), {"daemons": ()}, []),
-        (failing(NAS), {"port": Port.UNREACHABLE}, ["10.0.0.5:2049 is unreachable"]),
+        (
+            failing(NAS),
+            {"port": Port.NO_ANSWER},
+            ["10.0.0.5:2049 does not answer: it is down, or a network or firewall between drops the packets"],
+        ),
+        (
+            gone(NAS),
+            {"port": Port.UNREACHABLE},
+            [
+                "What is written there meanwhile lands on the disk underneath",
+                "10.0.0.5:2049 is unreachable: it is off, or the network to it is down",
+            ],
+        ),
+        (gone(CLOUD), {"daemons": ()}, ["What is written there meanwhile lands on the disk underneath"]),
+        (
+            failing(NAS),
+            {"port": Port.UNREACHABLE},
+            ["10.0.0.5:2049 is unreachable: it is off, or the network to it is down"],
+        ),
         (
             failing(NAS),
             {"port": Port.REFUSED, "others_failing": 2},
-            ["10.0.0.5:2049 refuses connections: the machine is up, the service is not"],
+            ["10.0.0.5:2049 refuses connections: its service is down, or a firewall rejects them"],
         ),
         (
             failing(NAS),
@@ -327,8 +350,22 @@ def gone(about: Subject) -> Member:
                 "Of the same server, 2 other mounts are ok, 1 is not",
             ],
         ),
-        (failing(NAS, Cause.STALE_HANDLE), {"port": Port.REACHABLE}, ["10.0.0.5:2049 accepts connections"]),
-        (failing(IN_CT), {"port": Port.NO_ANSWER}, ["10.0.0.5:2049 does not answer (asked from CT 105)"]),
+        (
+            failing(NAS, Cause.STALE_HANDLE),
+            {"port": Port.REACHABLE},
+            [
+                "The server no longer knows that directory: deleted, restored, its disk not mounted, another fsid",
+                "10.0.0.5:2049 accepts connections",
+            ],
+        ),
+        (
+            failing(IN_CT),
+            {"port": Port.NO_ANSWER},
+            [
+                "10.0.0.5:2049 does not answer: it is down, or a network or firewall between drops"
+                " the packets (asked from CT 105)"
+            ],
+        ),
         (failing(NAS), {}, []),
         (
             failing(CLOUD),
@@ -357,68 +394,126 @@ def gone(about: Subject) -> Member:
             ["The FUSE process never finished its start, and no process serves it"],
         ),
         (failing(CLOUD, stack=INIT), {}, ["The FUSE process never finished its start"]),
+        (
+            failing(replace(NAS, options="rw,vers=4.2,soft")),
+            {},
+            ["Mounted soft: programs get errors meanwhile, and what they have written may be lost"],
+        ),
+        (
+            failing(replace(NAS, options="rw,vers=4.2,hard,clientaddr=10.0.0.9"), Cause.REFUSED),
+            {},
+            ["The server refuses this client (10.0.0.9), or the directory's permissions do"],
+        ),
+        # Where the host's own mount of it is well, the server knows the directory.
+        (replace(failing(NAS, Cause.STALE_HANDLE), context=ALONE), {}, []),
+        (replace(gone(NAS), error="its disk is gone: /dev/sdb1"), {}, []),
     ],
 )
 def test_why(member: Member, found: dict[str, object], lines: list[str]) -> None:
-    assert advice.cause_lines(member, evidence(member.subject, **found)) == lines
+    assert causes.cause_lines(member, evidence(member.subject, **found)) == lines
 
 
-CHECK = "grep -qF ' 0:60 / /mnt/cloud ' /proc/self/mountinfo"
-ABORT = f"{CHECK} && echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud"
+LOST = "unwritten data is lost; who still waits: kill -9; "
+ABORT = (
+    "if grep -qF ' 0:60 / /mnt/cloud ' /proc/self/mountinfo; then "
+    "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud; fi"
+)
 
 
 @pytest.mark.parametrize(
     ("member", "found", "lines"),
     [
-        (failing(NAS), {"port": Port.NO_ANSWER}, ["Do: revive nas01; hard mounts resume alone"]),
-        (failing(NAS), {"port": Port.REFUSED}, ["Do: start the NFS service on nas01; hard mounts resume alone"]),
-        (failing(SMB), {"port": Port.REFUSED}, ["Do: start the SMB service on nas01"]),
+        (
+            failing(NAS),
+            {"port": Port.NO_ANSWER},
+            [
+                "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
+                "is nas01 off, or the network to it? The mount resumes by itself",
+                f"To give it up: umount -fl /mnt/nas # {LOST}later: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas",
+            ],
+        ),
+        (
+            failing(NAS),
+            {"port": Port.REFUSED},
+            [
+                "Do on nas01: systemctl restart nfs-server # if it is a Linux; the mount resumes by itself",
+                f"To give it up: umount -fl /mnt/nas # {LOST}later: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas",
+            ],
+        ),
+        (
+            failing(SMB),
+            {"port": Port.REFUSED},
+            [
+                "Do on nas01: systemctl restart smbd # if it is a Linux; the mount resumes by itself, within minutes",
+                f"To give it up: umount -fl /mnt/smb # {LOST}later: mount -t cifs -o username=me //nas01/x /mnt/smb",
+            ],
+        ),
         (
             failing(NAS),
             {"port": Port.REACHABLE, "origin": Origin.FSTAB},
             [
-                "Do: see to the NFS service on nas01; hard mounts resume alone",
-                "To give it up: umount -fl /mnt/nas; mount /mnt/nas",
+                "Do on nas01: dmesg | tail -n 20; systemctl restart nfs-server # "
+                "if it is a Linux, and its disks answer; the mount resumes by itself",
+                f"To give it up: umount -fl /mnt/nas # {LOST}later: mount /mnt/nas",
             ],
         ),
         (
             failing(NAS, Cause.STALE_HANDLE),
             {"origin": Origin.AUTOMOUNT},
-            ["Do: umount -l /mnt/nas # the next access mounts it again"],
+            [
+                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                "Do: umount -l /mnt/nas # the next access mounts it again",
+            ],
         ),
         (
             failing(NAS, Cause.STALE_HANDLE),
             {"origin": Origin.UNIT},
-            ["Do: umount -l /mnt/nas; systemctl start mnt-nas.mount"],
+            [
+                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                "Do: umount -l /mnt/nas && systemctl start mnt-nas.mount",
+            ],
         ),
         (
             failing(IN_CT),
             {"port": Port.REACHABLE},
             [
-                "Do: see to the NFS service on nas01; hard mounts resume alone",
-                "To give it up: pct exec 105 -- umount -fl /data; "
-                "pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
+                "Do on nas01: dmesg | tail -n 20; systemctl restart nfs-server # "
+                "if it is a Linux, and its disks answer; the mount resumes by itself",
+                "To give it up: pct exec 105 -- umount -fl /data # "
+                f"{LOST}later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
             ],
         ),
         (
             failing(CLOUD),
             {"daemons": (RCLONE,), "waiting": 1},
-            ["Do: systemctl restart rclone.service", f"To give it up: {ABORT}"],
+            [
+                "Do: systemctl restart rclone.service",
+                f"To give it up: {ABORT}",
+            ],
         ),
         (
             failing(CLOUD),
             {"daemons": (RCLONE._replace(unit="gvfs.service", system=False),), "waiting": 1},
-            ["Do: see to rclone (pid 812)", f"To give it up: {ABORT}"],
+            [
+                "Do: see to rclone (pid 812)",
+                f"To give it up: {ABORT}",
+            ],
         ),
         (
             failing(CLOUD),
             {"daemons": (Daemon(812, "glusterfs", "pvestatd.service"),), "waiting": 1},
-            ["Do: see to glusterfs (pid 812)", f"To give it up: {ABORT}"],
+            [
+                "Do: see to glusterfs (pid 812)",
+                f"To give it up: {ABORT}",
+            ],
         ),
         (
             failing(CLOUD),
             {"daemons": (Daemon(812, "pmxcfs", "pve-cluster.service"),), "waiting": 1},
-            ["Do: systemctl restart pve-cluster.service", f"To give it up: {ABORT}"],
+            [
+                "Do: systemctl restart pve-cluster.service",
+                f"To give it up: {ABORT}",
+            ],
         ),
         (
             failing(FUSE_IN_CT),
@@ -435,37 +530,53 @@ ABORT = f"{CHECK} && echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/
             {"daemons": (RCLONE._replace(inside=True),), "waiting": 1},
             [
                 "Do: pct exec 105 -- systemctl restart rclone.service",
-                "To give it up: pct exec 105 -- grep -qF ' 0:61 / /c ' /proc/self/mountinfo && "
-                "echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c",
+                "To give it up: if pct exec 105 -- grep -qF ' 0:61 / /c ' /proc/self/mountinfo; then "
+                "echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c; fi",
             ],
         ),
         (
             failing(NAS, Cause.STALE_HANDLE),
             {},
-            ["Do: umount -l /mnt/nas; mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"],
+            [
+                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                "Do: umount -l /mnt/nas && mount -t nfs -o vers=4.2 nas01:/data /mnt/nas",
+            ],
         ),
         (
             failing(IN_CT, Cause.STALE_HANDLE),
             {},
-            ["Do: pct exec 105 -- umount -l /data; pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data"],
+            [
+                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
+            ],
         ),
         (
             failing(SMB, Cause.STALE_HANDLE),
             {},
-            ["Do: umount -l /mnt/smb; mount -t cifs -o username=me //nas01/x /mnt/smb # asks for the password"],
+            ["Do: umount -l /mnt/smb && mount -t cifs -o username=me //nas01/x /mnt/smb # asks for the password"],
         ),
         (
             replace(failing(SMB, Cause.ERROR), error="No such file or directory"),
             {},
-            ["Do: offer //nas01/x on nas01 again; it resumes alone"],
+            [
+                "Do on nas01: testparm -s; smbcontrol all reload-config # "
+                "is [x] listed? If not, add it to smb.conf first; the mount resumes by itself"
+            ],
         ),
         (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
         (
             failing(SSHFS, Cause.DISCONNECTED),
             {},
-            ["Do: umount -l /mnt/films; sshfs -o allow_other nas02:/films /mnt/films # with the options that it had"],
+            [
+                "Do: umount -l /mnt/films && sshfs -o allow_other nas02:/films /mnt/films # "
+                "add the other options that it had"
+            ],
         ),
-        (failing(SSHFS, Cause.DISCONNECTED), {"origin": Origin.FSTAB}, ["Do: umount -l /mnt/films; mount /mnt/films"]),
+        (
+            failing(SSHFS, Cause.DISCONNECTED),
+            {"origin": Origin.FSTAB},
+            ["Do: umount -l /mnt/films && mount /mnt/films"],
+        ),
         (
             failing(FUSE_IN_CT, Cause.DISCONNECTED),
             {},
@@ -474,22 +585,104 @@ ABORT = f"{CHECK} && echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/
         (
             failing(CLOUD, Cause.IO_ERROR),
             {"daemons": (RCLONE,), "waiting": 0},
-            ["Do: systemctl restart rclone.service", f"To mount it anew: {ABORT} # then start what mounts it again"],
+            [
+                "Do: systemctl restart rclone.service",
+                f"To mount it anew: {ABORT} # then start what mounts it again",
+            ],
         ),
         (
             failing(SSHFS),
             {"daemons": (Daemon(9, "sshfs", "sshfs-films.service"),)},
-            ["Do: systemctl restart sshfs-films.service # once nas02 is well", "To give it up: umount -l /mnt/films"],
+            [
+                "Do: systemctl restart sshfs-films.service # once nas02 answers",
+                "To mount it anew: umount -l /mnt/films && sshfs -o allow_other nas02:/films /mnt/films # "
+                "add the other options that it had",
+            ],
         ),
         (
             failing(SSHFS),
             {"daemons": (Daemon(9, "sshfs"),)},
-            ["Do: revive nas02; if it is well, see to sshfs (pid 9)", "To give it up: umount -l /mnt/films"],
+            [
+                "Do: ssh -o ConnectTimeout=5 nas02 true # does nas02 answer?",
+                "To mount it anew: umount -l /mnt/films && sshfs -o allow_other nas02:/films /mnt/films # "
+                "add the other options that it had",
+            ],
         ),
         (
             failing(NAS, Cause.REFUSED),
             {},
-            ["Do: see on nas01 whether this host may still use nas01:/data; it resumes alone"],
+            [
+                "Do on nas01: exportfs -v; exportfs -ra # "
+                "is this client listed? If not, add it to /etc/exports first; the mount resumes by itself"
+            ],
+        ),
+        (
+            failing(replace(NAS, options="rw,vers=4.2,hard,clientaddr=10.0.0.9"), Cause.REFUSED),
+            {},
+            [
+                "Do on nas01: exportfs -v; exportfs -ra # "
+                "is 10.0.0.9 listed? If not, add it to /etc/exports first; the mount resumes by itself"
+            ],
+        ),
+        (failing(SMB, Cause.REFUSED), {}, ["Do: see on nas01 whether this host may still use //nas01/x"]),
+        (
+            failing(PVE),
+            {"port": Port.UNREACHABLE},
+            [
+                "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
+                "is nas01 off, or the network to it? The mount resumes by itself",
+                "To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01 # "
+                f"{LOST}later: pvesm set nas01 --disable 0",
+            ],
+        ),
+        (  # bound into a container, which goes on having the dead one
+            failing(replace(NAS, places=(*NAS.places, *IN_CT.places))),
+            {"port": Port.NO_ANSWER, "origin": Origin.FSTAB},
+            [
+                "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
+                "is nas01 off, or the network to it? The mount resumes by itself",
+                "To give it up: umount -fl /mnt/nas # "
+                f"{LOST}containers keep it until they restart; later: mount /mnt/nas",
+            ],
+        ),
+        (
+            failing(IN_CT),
+            {"port": Port.NO_ANSWER},
+            [
+                "Do: ping -c 3 10.0.0.5; pct exec 105 -- ip route get 10.0.0.5 # "
+                "is nas01 off, or the network to it? The mount resumes by itself",
+                "To give it up: pct exec 105 -- umount -fl /data # "
+                f"{LOST}later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
+            ],
+        ),
+        (  # what a server was mounted by is its own matter, and a path is one word
+            failing(replace(NAS, superblock=NAS.superblock._replace(source="nas01:/a b")), Cause.STALE_HANDLE),
+            {"origin": Origin.FSTAB},
+            [
+                "First, on nas01: ls -la '/a b'; findmnt -T '/a b' # empty, or its disk not mounted? Mend that",
+                "Do: umount -l /mnt/nas && mount /mnt/nas",
+            ],
+        ),
+        # A user's server: root does not ask it.
+        (
+            failing(replace(SSHFS, options="rw,user_id=1000,group_id=1000")),
+            {"daemons": (Daemon(9, "sshfs"),)},
+            ["Do: see to sshfs (pid 9)", "To give it up: umount -l /mnt/films"],
+        ),
+        (
+            failing(SSHFS, Cause.IO_ERROR),
+            {"daemons": (Daemon(9, "sshfs"),)},
+            [
+                "Do: ssh -o ConnectTimeout=5 nas02 true # "
+                "does nas02 answer? With -o reconnect the mount resumes by itself",
+                "To mount it anew: umount -l /mnt/films && sshfs -o allow_other nas02:/films /mnt/films # "
+                "add the other options that it had",
+            ],
+        ),
+        (
+            replace(failing(FUSE_IN_CT), subject=replace(FUSE_IN_CT, options="rw")),
+            {},
+            ["Do: see to the process that serves it in CT 105", "To give it up: pct exec 105 -- umount -l /c"],
         ),
         (gone(NAS), {}, ["Do: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"]),
         (gone(NAS), {"origin": Origin.FSTAB}, ["Do: mount /mnt/nas"]),
@@ -500,7 +693,7 @@ ABORT = f"{CHECK} && echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/
         (
             gone(SSHFS),
             {},
-            ["Do: sshfs -o allow_other nas02:/films /mnt/films # with the options that it had"],
+            ["Do: sshfs -o allow_other nas02:/films /mnt/films # add the other options that it had"],
         ),
         (gone(CLOUD), {}, ["Do: start again what mounted it"]),
         (gone(CLOUD), {"origin": Origin.FSTAB}, ["Do: mount /mnt/cloud"]),
@@ -577,7 +770,7 @@ def test_no_evidence_breaks_a_message(comm: str, unit: str, below: str, fstype: 
         below=below,
         others_ok=1,
     )
-    for line in [*advice.cause_lines(member, found), *advice.advice(member, "nas01", found)]:
+    for line in [*causes.cause_lines(member, found), *advice.advice(member, "nas01", found)]:
         assert printable(line) == line
         assert "@everyone" not in line
         assert len(line) < 300

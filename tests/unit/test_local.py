@@ -74,7 +74,7 @@ def test_a_device_that_is_gone_counts_by_two_readings() -> None:
     [began] = site.disks(PULLED)
     assert told([began]) == [("vanished", Change.BEGAN, "its disk is gone: /dev/sdb1")]
     assert cause_words(began.kind, began.cause, began.error) == "DISK GONE"
-    assert began.context == "Do: umount -l /mnt/usb; plug it in again, then mount /mnt/usb"
+    assert began.context == "Do: umount -l /mnt/usb # then plug it in again, and: mount /mnt/usb"
     assert site.statuses() == [("/mnt/usb", "stale")]
     # The journal's end that follows is the same trouble.
     assert site.table(USB._replace(super_options="rw,emergency_ro")) == site.disks(PULLED) == []
@@ -111,7 +111,7 @@ def test_a_pool_that_is_suspended_and_goes_on() -> None:
     [began] = site.disks(suspended)
     assert began.error == "its ZFS pool is suspended: tank"
     assert cause_words(began.kind, began.cause, began.error) == "POOL SUSPENDED"
-    assert began.context == "Do: zpool status -x tank; when its disks are back: zpool clear tank"
+    assert began.context == "Do: zpool status -x tank # when its disks are back: zpool clear tank"
     [ended] = site.disks()
     assert (ended.change, ended.reason) == (Change.ENDED, "in order again")
     incidents = Incidents()

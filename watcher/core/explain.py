@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from watcher.core.advice import advice, cause_lines
+from watcher.core.advice import advice
+from watcher.core.causes import cause_lines
 from watcher.core.evidence import Evidence
 from watcher.core.filters import Filter, server_of
 from watcher.core.incident import Condition, Member

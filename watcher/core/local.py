@@ -166,7 +166,7 @@ def _readonly(disk: _Disk) -> _Trouble | None:
     mount = disk.mount
     if is_mounted_readonly(mount) or not _STOPPED & set(mount.super_options.split(",")):
         return None
-    mend = "Do: see dmesg for the reason; look after the disk, and fsck, before it is mounted for writing again"
+    mend = "Do: dmesg | tail -n 40 # tells why; look after the disk, and fsck, before it is mounted for writing again"
     return _Trouble(Kind.READONLY, "became read-only, though mounted for writing", mend)
 
 
@@ -179,14 +179,14 @@ def _lost(mount: Mount, read: DisksRead) -> _Trouble | None:
         return _Trouble(
             Kind.VANISHED,
             f"{POOL_SUSPENDED}: {name(pool, 40)}",
-            f"Do: zpool status -x {quoted}; when its disks are back: zpool clear {quoted}",
+            f"Do: zpool status -x {quoted} # when its disks are back: zpool clear {quoted}",
         )
     if not read.devices or mount.device in read.devices or not _is_gone(mount, read):
         return None
     mend = ""
     if name(mount.mount_point, 200) == mount.mount_point:
         quoted = shlex.quote(mount.mount_point)
-        mend = f"Do: umount -l {quoted}; plug it in again, then mount {quoted}"
+        mend = f"Do: umount -l {quoted} # then plug it in again, and: mount {quoted}"
     return _Trouble(Kind.VANISHED, f"{DISK_GONE}: {name(mount.source, 40)}", mend)
 
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from watcher.core.advice import advice, cause_lines, pve_storage
+from watcher.core.advice import advice
+from watcher.core.causes import cause_lines, member_words
+from watcher.core.commands import pve_storage
 from watcher.core.evidence import Evidence
 from watcher.core.filters import literal
 from watcher.core.growth import words as growth_words
@@ -18,7 +20,7 @@ from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SETTLED, Condition, I
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.radius import lines as radius_lines
-from watcher.core.wording import cause_words, count, duration, name, place_name, place_order
+from watcher.core.wording import count, duration, name, place_name, place_order
 from watcher.model import HOST, Kind, Place, Subject
 
 MAX_LINES = 12
@@ -163,7 +165,7 @@ def _who(members: Sequence[Member], server: str | None) -> str:
 
 def _causes(members: Sequence[Member]) -> str:
     others = [m for m in members if m.kind is not Kind.STALE]
-    words = list(dict.fromkeys(cause_words(m.kind, m.cause, m.error) for m in [*_gravest(members), *others]))
+    words = list(dict.fromkeys(member_words(m) for m in [*_gravest(members), *others]))
     return " / ".join(words[:3])
 
 
@@ -224,7 +226,7 @@ def _problem_lines(
     middle = [line for line in (_source_line(first), *causes, *hanging) if line]
     room, places = most - len(head) - len(middle) - len(ending), len(_places(down))
     shown = room if places <= room else room - 1
-    with_cause = len({cause_words(m.kind, m.cause, m.error) for m in down}) > 1
+    with_cause = len({member_words(m) for m in down}) > 1
     shown = max(MIN_PLACES, min(MAX_PLACES, shown))
     return [*head, *_place_lines(down, with_cause=with_cause, most=shown), *middle, *ending]
 
@@ -306,7 +308,7 @@ def _place_lines(
     lines = []
     places = _places(members)
     for place, member in places[:most]:
-        cause = f" {cause_words(member.kind, member.cause, member.error)}" if with_cause else ""
+        cause = f" {member_words(member)}" if with_cause else ""
         text = lead + _described(place, member) + cause + _left(member)
         lines.append(text[:1].upper() + text[1:])
     if len(places) > most:
@@ -347,7 +349,7 @@ def _why(member: Member) -> list[str]:
     if member.error and member.kind in (Kind.STALE, Kind.VANISHED, Kind.MISSING):
         text = name(member.error[:1].upper() + member.error[1:], 200)
         if member.stack:
-            text += f"; hangs in {' < '.join(member.stack[:3])}"
+            text += f"; the probe hangs in {' < '.join(member.stack[:3])}"
         lines.append(text)
     return lines + _context(member)
 
