@@ -212,6 +212,25 @@ def test_a_containers_fuse_mount_has_no_neighbours_on_the_host() -> None:
     assert question.connection == 99
 
 
+@pytest.mark.parametrize(
+    ("root", "anew"), [("/", "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"), ("/sub", "mount /mnt/x")]
+)
+def test_what_is_bound_into_a_container_is_the_hosts_to_mend(root: str, anew: str) -> None:
+    """Also where the host's own place is not watched: its client asks, in its network."""
+    bound = Mount(1, 0, "0:99", "/sub", "/data", "rw", "nfs4", "nas01:/x", "rw,vers=4.2,addr=10.0.0.5")
+    state = MountState(
+        Place("ct:105", "/data"), bound, Reach.STALE, "stale", container=Container("105", 4711, 1, user_namespace=9)
+    )
+    host = bound._replace(root=root, mount_point="/mnt/x")
+    other = host._replace(device="0:98", mount_point="/mnt/other")
+    question = question_of(state, [state], [other, host])
+    assert (question.place, question.root, question.init_pid) == (Place("host", "/mnt/x"), root, 0)
+    about = Subject(superblock_of(bound), (state.place,), f"{bound.options},{bound.super_options}")
+    do = advice.advice(failing(about, Cause.STALE_HANDLE), "nas01", Evidence(question))[-1]
+    assert do == f"Do: umount -l /mnt/x && {anew} # if containers keep the old one: pct reboot 105"
+    assert question_of(state, [state], [other]).place == state.place
+
+
 def test_lxcfs_is_one_wherever_it_is_bound() -> None:
     """As for everybody else (`places`): what is found out of it by any of its roots is found again."""
     mount = Mount(1, 0, "0:99", "/proc/uptime", "/proc/uptime", "rw", "fuse.lxcfs", "lxcfs", "rw")
@@ -445,7 +464,7 @@ ABORT = (
             {"port": Port.REFUSED},
             [
                 "Do on nas01: systemctl restart smbd # if it is a Linux; the mount resumes by itself, within minutes",
-                f"To give it up: umount -fl /mnt/smb # {LOST}later: mount -t cifs -o username=me //nas01/x /mnt/smb",
+                f"To give it up: umount -l /mnt/smb # {LOST}later: mount -t cifs -o username=me //nas01/x /mnt/smb",
             ],
         ),
         (
@@ -642,7 +661,7 @@ ABORT = (
                 "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
                 "is nas01 off, or the network to it? The mount resumes by itself",
                 "To give it up: umount -fl /mnt/nas # "
-                f"{LOST}containers keep it until they restart; later: mount /mnt/nas",
+                f"{LOST}if containers keep the old one: pct reboot 105; later: mount /mnt/nas",
             ],
         ),
         (

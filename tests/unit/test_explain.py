@@ -143,7 +143,10 @@ def test_what_the_host_has_too_is_mended_there() -> None:
     host = replace(state("/mnt/pve/nas01"), mount=inside.mount._replace(mount_point="/mnt/pve/nas01"))
     assert places_of(inside, [inside, host, state("/mnt/iso")]) == [host.place]
     stale = replace(inside, cause=Cause.STALE_HANDLE)
-    assert advice_on(stale, [host.place])[-1] == "Do: umount -l /mnt/pve/nas01 # PVE mounts it again"
+    assert (
+        advice_on(stale, [host.place])[-1]
+        == "Do: umount -l /mnt/pve/nas01 # PVE mounts it again; if containers keep the old one: pct reboot 101"
+    )
 
 
 def test_the_base_of_what_stands_on_one_directory_is_under_all_of_it() -> None:

@@ -448,7 +448,7 @@ def test_where_it_hangs() -> None:
         (
             CIFS,
             Cause.TIMEOUT,
-            "To give it up: umount -fl /mnt/smb"
+            "To give it up: umount -l /mnt/smb"
             " # unwritten data is lost; who still waits: kill -9; later: mount /mnt/smb",
         ),
         (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud"),
@@ -470,7 +470,11 @@ def test_where_it_hangs() -> None:
             "Do: lxc-attach -n web -- umount -l '/data;x' && lxc-attach -n web -- mount '/data;x'",
         ),
         # of several places, the host's
-        (subject(Place("ct:1", "/x"), "/mnt/x"), Cause.STALE_HANDLE, "Do: umount -l /mnt/x && mount /mnt/x"),
+        (
+            subject(Place("ct:1", "/x"), "/mnt/x"),
+            Cause.STALE_HANDLE,
+            "Do: umount -l /mnt/x && mount /mnt/x # if containers keep the old one: pct reboot 1",
+        ),
     ],
 )
 def test_advice(about: Subject, cause: Cause, advice: str) -> None:

@@ -21,6 +21,7 @@ from watcher.core.roster import OLD
 from watcher.core.wording import name, place_order
 from watcher.model import HOST, Cause, Kind, Place
 
+MAX_REBOOTS = 3  # containers of which each is named
 # What a Linux server calls its service (Debian and its like); a NAS has a switch for it.
 _SERVICES = {
     **dict.fromkeys(NFS, "nfs-server"),
@@ -34,6 +35,13 @@ _LOGIN = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]
 def advice(member: Member, server: str | None, found: Evidence | None = None) -> list[str]:
     """What to do first, and instead."""
     place = min(member.subject.places, key=place_order, default=None)
+    if (
+        found is not None
+        and found.question.place.namespace == HOST
+        and member.kind is Kind.STALE
+        and not member.context
+    ):
+        place = found.question.place  # also where only the containers into which it is bound are watched
     if place is None or name(place.mount_point, 200) != place.mount_point:
         return []  # a command that was shortened or escaped would do something else
     # Only the core's own words say so: a container's name for things is in no advice.
@@ -64,7 +72,9 @@ def _remote_advice(member: Member, place: Place, server: str | None, found: Evid
         case Cause.TIMEOUT:
             return [*_silent(member, place, who, found), *_given_up(member, place, found)]
         case Cause.STALE_HANDLE:
-            do = f"Do: {unmounted(place, again(member.subject, place, found))}"
+            mounts = again(member.subject, place, found)
+            mounts = mounts._replace(remark="; ".join(filter(None, (mounts.remark, _kept(member, place)))))
+            do = f"Do: {unmounted(place, mounts)}"
             return [*_first_look(member, who), do]
         case Cause.REFUSED if member.subject.fstype in NFS:
             listed = f"is {client(member) or 'this client'} listed? If not, add it to /etc/exports first"
@@ -107,21 +117,31 @@ def _resumes(member: Member) -> str:
 def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]:
     """What frees who waits in it, where nobody will wait for the server.
 
-    `-f` ends the calls that wait at that moment, with the server dead at once (measured: 0.2 s); who needs another call
-    to end, or stood behind a directory's lock, waits again, in what is then detached, and can still be killed.
+    NFS: `-f` ends the calls that wait at that moment (measured: at once, the server being dead); who needs another one
+    to end, or stood behind a directory's lock, waits on, in what is then detached, and can be killed. SMB: none.
     """
     if member.subject.fstype not in _SERVICES:
         return []
     quoted, lost = shlex.quote(place.mount_point), "unwritten data is lost; who still waits: kill -9"
-    inside = any(other.namespace != place.namespace for other in member.subject.places)
-    kept = "containers keep it until they restart" if inside else ""
+    how, kept = "-l" if member.subject.fstype in CIFS else "-fl", _kept(member, place)
     if storage := pve_storage(place):
         # Else pvestatd mounts it again within ten seconds, and waits.
         disable = f"pvesm set {shlex.quote(storage)} --disable"
-        return [f"To give it up: {disable} 1; umount -fl {quoted}{remarks(lost, kept, f'later: {disable} 0')}"]
+        return [f"To give it up: {disable} 1; umount {how} {quoted}{remarks(lost, kept, f'later: {disable} 0')}"]
     mounts = again(member.subject, place, found)
     later = f"later: {mounts.command}" if mounts.command else mounts.remark
-    return [f"To give it up: {inside_of(place)}umount -fl {quoted}{remarks(lost, kept, later)}"]
+    return [f"To give it up: {inside_of(place)}umount {how} {quoted}{remarks(lost, kept, later)}"]
+
+
+def _kept(member: Member, place: Place) -> str:
+    """What is to be said of the containers into which the host's mount is bound: those that have been started since."""
+    if place.namespace != HOST:
+        return ""
+    others = sorted((p for p in member.subject.places if p.namespace != HOST), key=place_order)
+    inside = list(dict.fromkeys(Place(other.namespace, "") for other in others))
+    if len(inside) > MAX_REBOOTS:
+        return f"{len(inside)} containers may keep the old one until they restart"
+    return f"if containers keep the old one: {'; '.join(map(reboot, inside))}" if inside else ""
 
 
 def _first_look(member: Member, who: str) -> list[str]:

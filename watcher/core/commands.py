@@ -71,7 +71,7 @@ def aborted(superblock: Superblock, place: Place, found: Evidence | None, again:
     """
     if found is None or found.waiting is None or found.question.connection is None:
         return ""
-    root = superblock.root or "/"
+    root = found.question.root or superblock.root or "/"
     stands = f" {superblock.device} {escape(root)} {escape(place.mount_point)} "  # proc_pid_mountinfo(5)
     if name(root, 200) != root:
         return ""
@@ -97,7 +97,8 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
         return Again(f"systemctl start {shlex.quote(unit)}")
     if origin is Origin.UNKNOWN:
         is_fuse = subject.fstype.startswith("fuse")
-        if (found is not None or is_away or is_fuse) and (whole := _anew(subject, place)).command:
+        root = found.question.root if found is not None else ""
+        if (found is not None or is_away or is_fuse) and (whole := _anew(subject, place, root)).command:
             return whole
         if is_away or is_fuse:
             is_desktop = "gvfs" in subject.fstype or "gvfs" in subject.source
@@ -106,9 +107,9 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
     return Again(f"{inside_of(place)}mount {quoted}")
 
 
-def _anew(subject: Subject, place: Place) -> Again:
+def _anew(subject: Subject, place: Place, root: str) -> Again:
     """The whole command for what no file has; nothing where there is none, or too much of it."""
-    source, root = subject.source, subject.superblock.root
+    source, root = subject.source, root or subject.superblock.root
     # Not "[-oProxyCommand=…]:" either: sshfs(1) takes the brackets away before ssh sees the rest.
     if name(source, 200) != source or not source or source.lstrip("[").startswith("-"):
         return Again()

@@ -19,6 +19,7 @@ from watcher.core.mountinfo import Tree, option, unescape
 from watcher.core.mountstats import NFS
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
+from watcher.core.wording import place_order
 from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
 CIFS = frozenset({"cifs", "smb3"})
@@ -68,8 +69,9 @@ class Question:
     """What is to be found out, with what the mount tables tell already."""
 
     superblock: Superblock
-    place: Place
+    place: Place  # the host's, where it is bound into a container from there
     endpoints: tuple[Endpoint, ...] = ()
+    root: str = ""  # of the mount that stands there; "": the superblock's
     init_pid: int = 0  # of the container whose own mount it is; 0: it is ours
     stack: tuple[str, ...] = ()
     stacked: int = 1  # mounts on this mount point
@@ -152,13 +154,17 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
             known = state.status in ("ok", "readonly", "stale")
             if known and other.device != mount.device and server_of(other.fstype, other.source) == server:
                 others[other.device] = others.get(other.device, True) and state.status != "stale"
-    on_host = place.namespace == HOST
-    lower = _below(mount, mounts) if on_host else None
+    container = target.container
+    if place.namespace != HOST and (own := _on_host(mount, mounts)) is not None:
+        # Bound into it: the client, its network and what mounts it again are the host's.
+        mount, place, container = own, Place(HOST, own.mount_point), None
+    lower = _below(mount, mounts) if place.namespace == HOST else None
     return Question(
-        superblock_of(mount),
+        superblock_of(target.mount),
         place,
-        endpoints_of(mount.fstype, mount.source, f"{mount.options},{mount.super_options}"),
-        init_pid=target.container.init_pid if target.container is not None else 0,
+        root=superblock_of(mount).root,
+        endpoints=endpoints_of(mount.fstype, mount.source, f"{mount.options},{mount.super_options}"),
+        init_pid=container.init_pid if container is not None else 0,
         stack=target.stack,
         stacked=target.stacked,
         below=f"{lower.source} ({lower.fstype})" if lower is not None and lower.fstype != "autofs" else "",
@@ -176,6 +182,13 @@ def question_of_absent(superblock: Superblock, place: Place, options: str, mount
     lower = next((m for m in reversed(mounts) if m.mount_point == place.mount_point and place.namespace == HOST), None)
     endpoints = endpoints_of(superblock.fstype, superblock.source, options)
     return Question(superblock, place, endpoints, origin=_origin(place, lower), gone=True)
+
+
+def _on_host(mount: Mount, mounts: Iterable[Mount]) -> Mount | None:
+    """The mount of the host's whose file system this is, on which all of it stands."""
+    like = (mount.device, mount.fstype, mount.source)
+    found = [m for m in mounts if (m.device, m.fstype, m.source) == like and m.root in ("/", mount.root)]
+    return min(found, key=lambda m: (m.root != mount.root, place_order(Place(HOST, m.mount_point))), default=None)
 
 
 def _below(mount: Mount, mounts: Sequence[Mount]) -> Mount | None:
