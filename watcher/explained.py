@@ -8,6 +8,7 @@ from typing import Any
 
 from watcher.core.explain import past_words
 from watcher.core.messages import describe_type
+from watcher.core.radius import NOTHING
 from watcher.core.wording import CAUSES, container_name, count, duration, name
 from watcher.model import HOST, Cause
 from watcher.output import CRITICAL, OK, STATUS_WORDS, WARNING
@@ -51,9 +52,10 @@ def lines(document: Document) -> Iterator[str]:
         yield from (f"    {_where(place)}" for place in document["places"][:MAX_SHOWN])
         if (more := document["more_places"] + len(document["places"]) - MAX_SHOWN) > 0:
             yield f"    and {count(more, 'more place')}"
-    if document["radius"] is not None and document["radius"]["line"]:
+    if (radius := document["radius"]) is not None:
         lead = "Hangs on it" if entry["status"] not in ("ok", "readonly") else "On it"
-        yield f"  {lead}: {document['radius']['line']}"
+        nothing = NOTHING if radius["complete"] else f"{NOTHING}, but not all could be looked at"
+        yield f"  {lead}: {radius['line'] or nothing}"
     if document["answered_by"] == "probe":
         yield "  Judged by one probe: no service was asked"
     yield from document["advice"]

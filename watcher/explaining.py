@@ -232,7 +232,16 @@ def _look(
         try:
             return await asyncio.gather(
                 gather(questions, children=children, reader=FileReader(children), mounts=host, proc=proc),
-                radius.look([wanted], containers, children, settings.paths, questions=questions, served=served),
+                radius.look(
+                    [wanted],
+                    containers,
+                    children,
+                    settings.paths,
+                    limit=radius.PATIENT,
+                    allowance=radius.ALLOWANCE,
+                    questions=questions,
+                    served=served,
+                ),
             )
         finally:
             children.close()
@@ -246,8 +255,10 @@ def _look(
 def _radius(found: Radius, notes: list[str]) -> Document:
     """What hangs on it."""
     notes += found.unknown
+    notes += [f"what hangs on it may be more: {found.unseen}"] if found.unseen else []
     return {
         "line": line(found),
+        "complete": not (found.unknown or found.unseen),
         "storages": [printable(s) for s in found.storages],
         "guests": [
             {
@@ -262,7 +273,14 @@ def _radius(found: Radius, notes: list[str]) -> Document:
         "docker": [{"id": printable(d.id), "namespace": d.inside, "old": d.is_old} for d in found.docker],
         "jobs": [printable(job) for job in found.jobs],
         "processes": [
-            {"pid": p.pid, "name": printable(p.name), "namespace": p.namespace, "blocked": p.blocked, "uses": p.uses}
+            {
+                "pid": p.pid,
+                "name": printable(p.name),
+                "namespace": p.namespace,
+                "unit": printable(p.unit) or None,
+                "blocked": p.blocked,
+                "uses": p.uses,
+            }
             for p in found.processes
         ],
         "users": found.users,

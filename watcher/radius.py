@@ -8,13 +8,14 @@ import os
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from watcher import procfs
 from watcher.children import Child, Children, environment, framed, script
 from watcher.core import radius as core
-from watcher.core.evidence import Question, Served
+from watcher.core.evidence import Question, Served, unit_of
 from watcher.core.lxc import valid_id
 from watcher.core.radius import Docker, Guest, Process, Radius, Storage
 from watcher.model import HOST, Container
@@ -25,6 +26,8 @@ from watcher.settings import Paths
 LIMIT = 3.0  # seconds
 LINE_LIMIT = 1 << 20  # bytes
 TOTAL = 1 << 25  # bytes
+PATIENT = 8.0  # the same where a person waits for it
+ALLOWANCE = 20.0  # and how many times as much of the processor it may take then
 FOR_PROCESSES = 0.6  # of the time; the rest is for the configurations
 USERS = str(Path(__file__).with_name("sources") / "users.py")  # not to be imported here: it stands alone
 # Ours hang in it as well, and are of no interest.
@@ -32,6 +35,8 @@ _OWN = [str(Path(probe_child.__file__).with_name(name)) for name in ("child.py",
 _CUT = "there are too many processes to look for all that have files open on it; those that wait in it are all there"
 _LOST = "there are too many processes to look for all that wait in it or have files open on it"
 _NO_END = "what is configured on it could not all be read in time"
+_NOT_ROOT = "only root sees all"
+_OUT_OF_SIGHT = "some processes cannot be seen"
 
 
 class Wanted(NamedTuple):
@@ -50,39 +55,39 @@ async def look(
     paths: Paths,
     *,
     limit: float = LIMIT,
+    allowance: float = 1.0,
     questions: Sequence[Question] = (),
     served: Served | None = None,
 ) -> list[Radius]:
     """What hangs on each of these, wherever it stands. Never raises for what cannot be seen: it says so.
 
-    `containers`: those that run, to name processes by. `questions`: about FUSE mounts, of which on the same way it is
+    `containers`: those that run, to name processes by. `allowance`: how many times as much of the processor it may
+    take as when an incident opens. `questions`: about FUSE mounts, of which on the same way it is
     found out who serves them: for `served`.
     """
     try:
         child = await children.spawn(script(USERS), environment(os.environ))
     except OSError as e:
         return [Radius(unknown=(f"what hangs on it cannot be looked for: {e.strerror}",)) for _ in wanted]
-    said, has_ended = _Said([], [], [], [], served or Served()), False
+    said = _Said([], [], [], [], served or Served())
     try:
-        child.write(framed(_fields(wanted, questions, paths, limit * FOR_PROCESSES)))
+        child.write(framed(_fields(wanted, questions, paths, limit * FOR_PROCESSES, allowance)))
         child.close_stdin()
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
-                has_ended = await _read(child, said)
+                await _read(child, said)
     finally:
         child.kill()
     spaces = _spaces(containers, paths.proc) if any(f["processes"] for f in said.found) else {}
-    return [
-        _radius(one, said.found[n] if n < len(said.found) else {}, said, spaces, has_ended=has_ended)
-        for n, one in enumerate(wanted)
-    ]
+    return [_radius(one, said.found[n] if n < len(said.found) else {}, said, spaces) for n, one in enumerate(wanted)]
 
 
 def _fields(
-    wanted: Sequence[Wanted], questions: Sequence[Question], paths: Paths, seconds: float
+    wanted: Sequence[Wanted], questions: Sequence[Question], paths: Paths, seconds: float, allowance: float
 ) -> Iterator[str | int | float]:
     """As `sources.users` reads them."""
-    yield from ("proc", paths.proc, "seconds", seconds, "waiting", CONNECTIONS, "file", paths.storage)
+    yield from ("proc", paths.proc, "seconds", seconds, "allowance", allowance)
+    yield from ("waiting", CONNECTIONS, "file", paths.storage)
     for file in _OWN:
         yield from ("own", file)
     for one in wanted:
@@ -95,7 +100,8 @@ def _fields(
         yield from ("directory", directory)
 
 
-class _Said(NamedTuple):
+@dataclass
+class _Said:
     """What the child has said so far."""
 
     found: list[dict[str, Any]]  # of each that is wanted
@@ -103,34 +109,34 @@ class _Said(NamedTuple):
     guests: list[Guest]
     running: list[str]  # UPIDs of backups
     served: Served
+    has_ended: bool = False
+    all_seen: bool = True
 
 
-async def _read(child: Child, said: _Said) -> bool:
-    """Whether it has come to its end."""
+async def _read(child: Child, said: _Said) -> None:
+    """Until it has come to its end."""
     rest, total = b"", 0
     while chunk := await child.read():
         rest, total = rest + chunk, total + len(chunk)
         *lines, rest = rest.split(b"\n")
         if len(rest) > LINE_LIMIT or total > TOTAL:
-            return False
+            return
         for line in lines:
             words = json.loads(line)
             if isinstance(words, list):
                 said.served.take(words)
             elif "end" in words:
-                return True
+                said.has_ended, said.all_seen = True, bool(words["seen"])
+                return
             elif "file" in words:
                 _take(str(words["file"]), b64decode(words["text"]), said.storages, said.guests)
             elif "running" in words:
                 said.running.extend(map(str, words["running"]))
             else:
                 said.found.append(words)
-    return False
 
 
-def _radius(
-    one: Wanted, found: Mapping[str, Any], said: _Said, spaces: Mapping[str, str], *, has_ended: bool
-) -> Radius:
+def _radius(one: Wanted, found: Mapping[str, Any], said: _Said, spaces: Mapping[str, str]) -> Radius:
     storages, using = core.on_mount(one.points, said.storages, said.guests)
     jobs = core.jobs_on(found.get("jobs", ()), said.running, using, said.guests)
     return Radius(
@@ -143,6 +149,7 @@ def _radius(
                 spaces.get(str(p["mnt"]), "other"),
                 blocked=bool(p["blocked"]),
                 uses=bool(p["uses"]),
+                unit=unit(str(p["cgroup"])),
             )
             for p in found.get("processes", ())
         ),
@@ -153,11 +160,18 @@ def _radius(
             Docker(str(d), f"ct:{ctid}" if ctid else HOST, bool(old)) for d, ctid, old in found.get("docker", ())
         ),
         jobs=tuple(jobs),
-        unknown=(*_unseen(found), *([] if has_ended else [_NO_END])),
+        unknown=(*_unlooked(found), *([] if said.has_ended else [_NO_END])),
+        unseen="" if said.all_seen else _OUT_OF_SIGHT if os.geteuid() == 0 else _NOT_ROOT,
     )
 
 
-def _unseen(found: Mapping[str, Any]) -> list[str]:
+def unit(cgroup: str) -> str:
+    """The service of the host's that a process belongs to, for systemctl(1)."""
+    unit, is_systems, inside = unit_of(cgroup)
+    return unit if is_systems and not inside and unit.endswith(".service") else ""
+
+
+def _unlooked(found: Mapping[str, Any]) -> list[str]:
     return [_LOST] if found.get("lost") else [_CUT] if found.get("cut") else []
 
 

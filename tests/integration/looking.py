@@ -54,8 +54,9 @@ LOOK_EVERY = 0.01
 E = TypeVar("E")
 
 
-# What is noted of a machine on which other tests run: containers full of mounts, thousands of processes.
-_OF_OTHERS = ("table is larger than", "there are too many processes")
+# What is noted of a machine on which other tests run: containers full of mounts, thousands of processes; and of one
+# whose first process even root may not look at.
+_OF_OTHERS = ("table is larger than", "there are too many processes", "some processes cannot be seen")
 
 
 def of_ours(stderr: str) -> str:

@@ -256,7 +256,8 @@ def test_what_hangs_on_it(
         ]
         processes_found = {p["pid"]: p for p in found["processes"]}
         assert processes_found[here.pid] == {
-            "pid": here.pid, "name": "sleep", "namespace": "host", "blocked": False, "uses": True,
+            "pid": here.pid, "name": "sleep", "namespace": "host", "unit": processes_found[here.pid]["unit"],
+            "blocked": False, "uses": True,
         }  # fmt: skip
         assert processes_found[waiting.pid]["blocked"]
         assert not [p for p in found["processes"] if p["name"].startswith("python")]
@@ -300,6 +301,49 @@ def test_who_still_holds_an_older_mount(
         found = command.run("explain", "--json", other.mount_point).document["radius"]
         assert found["docker"] == [{"id": "ab" * 6, "namespace": "host", "old": False}]
         assert [p["pid"] for p in found["processes"]] == [users[other]]
+
+
+_AMONG_MANY = """import os, signal, subprocess, sys
+count, path, *command = sys.argv[1:]
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
+for number in range(int(count)):
+    if os.fork() == 0:
+        if number == int(count) - 1:
+            os.chdir("/")
+            held.append(os.open(path, os.O_RDONLY))
+        signal.pause()
+sys.exit(subprocess.run(command).returncode)
+"""
+
+
+@pytest.mark.parametrize("count", [0, 2000])
+def test_who_asks_is_told_of_all_or_that_there_is_nothing(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command, count: int
+) -> None:
+    """In a pid namespace of its own, where nothing is kept from us: of very many the last has it open."""
+    nas = fuse.mount(mount_dir("mnt/nas"))
+    alone = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _AMONG_MANY,
+    ]
+    argv = [*alone, str(count), nas.mount_point, *command.argv("explain", *(["--json"] if count else []))]
+    done = subprocess.run(
+        [*argv, nas.mount_point], cwd="/", env=command.environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    if not count:
+        assert "  On it: nothing found\n" in done.stdout
+        return
+    told = json.loads(done.stdout)
+    assert (told["radius"]["users"], told["radius"]["complete"]) == (1, True), told["notes"]
 
 
 _SLEEP = "import time; print('there', flush=True); time.sleep(1000)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -65,9 +65,10 @@ def proc(tmp_path: Path) -> Iterator[Proc]:
     proc.caught()
 
 
-def said_by(file: str, *fields: object) -> list[Any]:
+def said_by(file: str, *fields: object, by: Sequence[str] = ()) -> list[Any]:
+    """`by`: the command by which it is started."""
     asked = "".join(f"{field}\0" for field in fields).encode()
-    done = subprocess.run(script(file), input=asked, stdout=subprocess.PIPE, timeout=60, check=True)
+    done = subprocess.run([*by, *script(file)], input=asked, stdout=subprocess.PIPE, timeout=60, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -87,7 +88,7 @@ def test_nobodys_command_line_is_read_who_may_hold_it_up(proc: Proc) -> None:
     assert proc.caught() == []
     assert ["holder", 7, "x", "0::/", []] in said
     assert {"running": ["UPID:pve1:0:0:0:vzdump:101:root@pam:"]} in said
-    assert said[-1] == {"end": True}
+    assert said[-1] == {"end": True, "seen": False}  # without the first process others must be kept from us, too
 
 
 def test_mount_statistics_without_end_are_read_up_to_a_bound(proc: Proc) -> None:
@@ -132,3 +133,43 @@ users.main()
     done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, timeout=60, check=True)
     [found, *_] = map(json.loads, done.stdout.splitlines())
     assert ([p["pid"] for p in found["processes"]], found["cut"]) == ([7], False)
+
+
+WANTED = ("wanted", "0:53", "fuse.sshfs", "nas01:/x")
+
+
+@pytest.mark.parametrize(("allowance", "cut"), [(0.1, True), (1000, False)])
+def test_who_is_patient_has_more_looked_at(proc: Proc, allowance: float, cut: bool) -> None:
+    (proc.process("7", OURS) / "fd/3").symlink_to("/mnt/nas/film")
+    found, *_ = said_by(radius.USERS, "proc", proc.path, "seconds", 30, "allowance", allowance, *WANTED)
+    assert ([p["pid"] for p in found["processes"]], found["cut"] or found["lost"]) == ([] if cut else [7], cut)
+
+
+def test_what_has_ended_is_no_secret(proc: Proc) -> None:
+    proc.process("1", OURS)
+    (proc.process("7", OURS) / "ns/mnt").unlink()
+    (proc.process("8", OURS) / "fd").rmdir()
+    *_, end = said_by(radius.USERS, "proc", proc.path, "seconds", 30, *WANTED, "directory", proc.path / "none")
+    assert end == {"end": True, "seen": True}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another")
+def test_an_ordinary_user_does_not_see_all() -> None:
+    """One who can read all files, so that he can start Python wherever that lies, and is nobody else's superior."""
+    may_read = [f"{flag}+dac_read_search" for flag in ("--inh-caps=", "--ambient-caps=")]
+    somebody = ["setpriv", "--reuid=65534", "--clear-groups", *may_read, "--"]
+    *_, end = said_by(radius.USERS, "proc", "/proc", "seconds", 30, *WANTED, by=somebody)
+    assert end == {"end": True, "seen": False}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_first_processes_are_told_with_their_cgroup(proc: Proc, inside: bool) -> None:
+    """As many of each sort as are named."""
+    for pid in range(10, 20):
+        base = proc.process(str(pid), OURS)
+        (base / "fd/3").symlink_to("/mnt/nas/film")
+        wall = "/lxc.payload.101" if inside else ""
+        (base / "cgroup").write_text(f"0::{wall}/system.slice/smbd.service\n")
+    found, *_ = said_by(radius.USERS, "proc", proc.path, "seconds", 30, "allowance", 1000, *WANTED)
+    units = [radius.unit(p["cgroup"]) for p in found["processes"]]
+    assert units == [*(["" if inside else "smbd.service"] * 4), *([""] * 6)]

@@ -169,7 +169,7 @@ def test_the_line() -> None:
         "8 processes using it: plex (4712, CT 101) and 7 more"
     )
     assert line(Radius()) == ""
-    assert lines(Radius(), "it", 300) == []
+    assert lines(Radius(), "it", 300) == ["Hangs on it: nothing found"]
     first, second = lines(radius, "/mnt/pve/nas01", 300)
     assert first == "Hangs on /mnt/pve/nas01: PVE storage nas01; CT 101 plex, VM 100 win (ISO)"
     assert second.startswith("1 process waiting in it: cp (4711); ")
@@ -184,6 +184,21 @@ def test_the_line() -> None:
     assert both[0].startswith("Hangs on it: PVE")
     assert both[0].endswith(more)
     assert lines(Radius(unknown=cut), "it", 300) == ["Hangs on it: not known, the search was cut short"]
+    hidden = "only root sees all"
+    assert lines(Radius(unseen=hidden), "it", 300) == ["Hangs on it: not known, only root sees all"]
+    assert lines(waiting._replace(unseen=hidden), "it", 300) == [
+        "Hangs on it: 1 process waiting in it: cp (4711), and maybe more: only root sees all"
+    ]
+    # How to find out, where that is short enough.
+    see = "watcher explain /mnt/nas"
+    assert lines(Radius(unknown=cut), "it", 300, see) == [
+        "Hangs on it: not known, the search was cut short; see: watcher explain /mnt/nas"
+    ]
+    assert lines(waiting._replace(unknown=cut), "it", 300, see)[0].endswith(f"{more}; see: {see}")
+    assert lines(Radius(unknown=cut), "it", 300, see + 100 * "x") == lines(Radius(unknown=cut), "it", 300)
+    assert see not in lines(Radius(), "it", 300, see)[0]
+    smbd = Process(812, "smbd", "host", blocked=True, unit="smbd.service")
+    assert line(Radius(processes=(smbd,), users=1, blocked=1)) == "1 process waiting in it: smbd (812, smbd.service)"
     others = Radius(
         guests=(Using(ct, "bind", "mp0"),),
         docker=(Docker("0123456789ab", "host"), Docker("ab0123456789", "ct:105")),

@@ -19,6 +19,7 @@ from watcher.core.growth import words as growth_words
 from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SETTLED, Condition, Incident, Member
 from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
+from watcher.core.radius import is_nothing
 from watcher.core.radius import lines as radius_lines
 from watcher.core.wording import count, duration, name, place_name, place_order
 from watcher.model import HOST, Kind, Place, Subject
@@ -213,6 +214,9 @@ def _problem_lines(
     why, do = _why(first), advice(first, incident.server, found)
     head = [f"Since {_clock(_since(down), now, local)}", *_growing(down, now, local)]
     causes, hanging = cause_lines(first, found), _hanging(down, first, found)
+    rest = len(head) + MIN_PLACES + 2 + len(causes) + sum(map(len, (why, flaps, do, silence)))
+    if found is not None and found.radius is not None and is_nothing(found.radius) and rest + len(hanging) > most:
+        hanging.clear()
     while len(causes) + len(hanging) > 1 and (
         len(head) + MIN_PLACES + 2 + len(causes) + len(hanging) + sum(map(len, (why, flaps, do, silence))) > most
     ):
@@ -261,7 +265,9 @@ def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> l
     if found is None or found.radius is None:
         return []
     on = "it" if len(down) == 1 else _described(_places([first])[0][0], first)
-    return radius_lines(found.radius, on, MAX_HANGING)
+    place = _places([first])[0][0]
+    see = f"watcher explain {shlex.quote(str(place))}" if name(str(place)) == str(place) else ""
+    return radius_lines(found.radius, on, MAX_HANGING, see)
 
 
 def _growing(down: Sequence[Member], now: float, local: Local) -> list[str]:

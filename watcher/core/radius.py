@@ -18,6 +18,8 @@ from watcher.model import HOST
 
 MAX_NAMED = 4  # of each sort on the line
 MAX_LISTED = 64  # of each sort in the document
+NOTHING = "nothing found"  # where all was looked at
+_CUT = "the search was cut short"
 _LINES = 20_000  # of one file
 
 _DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}")
@@ -50,6 +52,7 @@ class Process(NamedTuple):
     namespace: str  # "host", "ct:101", or "other" (such as Docker's)
     blocked: bool
     uses: bool = True  # else it waits in a file system of this type, and nothing tells in which
+    unit: str = ""  # the system's service that it belongs to, of the host
 
 
 class Using(NamedTuple):
@@ -79,7 +82,8 @@ class Radius(NamedTuple):
     maybe: int = 0  # processes that wait in this one or another of its type
     docker: tuple[Docker, ...] = ()
     jobs: tuple[str, ...] = ()  # backups that run and use it: "vzdump 101"
-    unknown: tuple[str, ...] = ()  # what could not be looked at, in words
+    unknown: tuple[str, ...] = ()  # what could not be looked at in time, in words
+    unseen: str = ""  # why not everything is ours to see, in words
 
 
 def _text(data: bytes) -> Iterable[str]:
@@ -167,16 +171,25 @@ def line(radius: Radius) -> str:
     return "; ".join([*_things(radius), *_users(radius)])
 
 
-def lines(radius: Radius, on: str, limit: int) -> list[str]:
-    """The same as two lines of a message, the processes on their own, or fewer. `on`: what it hangs on.
+def lines(radius: Radius, on: str, limit: int, see: str = "") -> list[str]:
+    """The same as one or two lines of a message, the processes on their own. `on`: what it hangs on.
 
-    Of `limit` characters each; that there may be more stands on the first, which is the last to be left out.
+    Of `limit` characters each; that there may be more stands on the first, which is the last to be left out. `see`: a
+    command that tells more where the search was cut short.
     """
     found = [words for words in ("; ".join(_things(radius)), "; ".join(_users(radius))) if words]
+    why = _CUT if radius.unknown else radius.unseen
+    if radius.unknown and see and len(see) <= limit // 3:
+        why += f"; see: {see}"
     if not found:
-        return [f"Hangs on {on}: not known, the search was cut short"] if radius.unknown else []
-    more = ", and maybe more: the search was cut short" if radius.unknown else ""
+        return [shorten(f"Hangs on {on}: {f'not known, {why}' if why else NOTHING}", limit)]
+    more = f", and maybe more: {why}" if why else ""
     return [shorten(f"Hangs on {on}: {found[0]}", limit - len(more)) + more, *(shorten(w, limit) for w in found[1:])]
+
+
+def is_nothing(radius: Radius) -> bool:
+    """Whether all that there is to say is that nothing was found, or that it is not known."""
+    return not (_things(radius) or _users(radius))
 
 
 def _things(radius: Radius) -> list[str]:
@@ -228,4 +241,5 @@ def _docker(one: Docker) -> str:
 
 def _process(process: Process) -> str:
     inside = "" if process.namespace in (HOST, "other") else f", {container_name(process.namespace)}"
-    return f"{name(process.name, 30)} ({process.pid}{inside})"
+    unit = f", {name(process.unit, 60)}" if process.unit else ""
+    return f"{name(process.name, 30)} ({process.pid}{inside}{unit})"

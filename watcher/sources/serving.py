@@ -60,7 +60,7 @@ class Serving:
     def __init__(self, proc: str, mounts: Sequence[tuple[int, str, int, tuple[str, ...]]], pace: float = 1.0) -> None:
         """`mounts`: connection, mount point, a pid in its pid namespace ("0": ours), what the server may be called.
 
-        `pace`: how many times as long as elsewhere the same work takes here.
+        `pace`: how many times as much of the processor as CPU_LIMIT it may take.
         """
         self._proc, self._mounts, self._limit = proc, mounts, CPU_LIMIT * pace
         self._wanted = {mount[0] for mount in mounts}

@@ -3,7 +3,8 @@
 Standard input, fields that end with NUL, by kind: "proc" PATH; "own" FILE, whose processes are ours, by their command
 line, and do not count; "wanted" MAJOR:MINOR FSTYPE SOURCE, a file system; "fuse" CONNECTION MOUNT-POINT PID COMM COMM,
 a mount whose server is wanted: a process in its pid namespace ("0": ours), and what the server may be called; "waiting"
-DIRECTORY, of fusectl; "directory" PATH, with configurations of guests; "file" PATH, such as storage.cfg; "seconds" N.
+DIRECTORY, of fusectl; "directory" PATH, with configurations of guests; "file" PATH, such as storage.cfg; "seconds" N;
+"allowance" FACTOR, how many times as much of the processor it may take as an alarm's search.
 
 It looks at all processes once, for so many seconds at most, then reads the configurations: files of the directories,
 as /var/lib/lxc and /etc/pve/lxc are laid out, and what lies beside the latter. /etc/pve is a FUSE mount, and may hang:
@@ -12,9 +13,10 @@ only, and little of that: what json and re load costs as much as a walk over a t
 the project.
 
 Standard output, lines of JSON: what `serving` says, in arrays; for each that is wanted, in this order, {"processes":
-[{"pid", "comm", "mnt", "blocked", "uses"}], "users", "blocked", "maybe", "cut", "lost", "docker": [[container, LXC
-container or "", whether it holds an older mount], …], "jobs": [UPID, …]}, then {"running": [UPID, …]}, all backups that
-run, then {"file", "text"} (base64) for each file, then {"end": true}.
+[{"pid", "comm", "mnt", "cgroup": "" but of the first, "blocked", "uses"}], "users", "blocked", "maybe", "cut", "lost",
+"docker": [[container, LXC container or "", whether it holds an older mount], …], "jobs": [UPID, …]}, then {"running":
+[UPID, …]}, all backups that run, then {"file", "text"} (base64) for each file, then {"end": true, "seen": whether all
+of it was ours to see}.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from watcher.sources import serving
@@ -39,6 +41,7 @@ else:  # the directory that it was imported from itself
     from standing import WAITS, Points, Tables, Wanted, link, read, read_once
 
 MAX_LISTED = 64
+MAX_UNITS = 4  # processes of each sort whose cgroup is told: as many as a line names
 MAX_FDS = 4096  # of one process
 MAX_TASKS = 64
 EVERY = 16  # processes between two looks at the clock
@@ -56,7 +59,7 @@ class Search:
     """For the processes that use file systems, in whatever mount namespaces these stand."""
 
     def __init__(self, asked: Asked, pace: float) -> None:
-        """`pace`: how many times as long as elsewhere the same work takes here, 1 at least."""
+        """`pace`: how many times as much of the processor as CPU_LIMIT and its like say it may take."""
         self._proc = asked.proc
         self._wanted = [Wanted(*each) for each in asked.wanted]
         self._tables = Tables(asked.proc, self._wanted)
@@ -67,6 +70,7 @@ class Search:
         self._waiters = _waiters(asked.waiting)  # that may yet be found to wait for a FUSE server; None: no idea
         self._our_program, self._our_processes = (link(f"{asked.proc}/self/{name}") for name in ("exe", "ns/pid"))
         self._lost = False  # not even all that wait have been looked at
+        self.all_seen = True  # nothing is kept from us
         self.jobs: dict[str, str] = {}  # pid -> UPID of a backup
 
     def run(self) -> list[dict[str, Any]]:
@@ -118,14 +122,20 @@ class Search:
     def _spaces(self) -> list[tuple[str, list[str], bool]]:
         """(mount namespace, its processes, whether it is ours), ours first: nobody has to wait for who has many."""
         spaces: dict[str, list[str]] = {}
-        me, ours = str(os.getpid()), link(f"{self._proc}/self/ns/mnt")
-        for pid in os.listdir(self._proc):
+        me, ours, pids = str(os.getpid()), link(f"{self._proc}/self/ns/mnt"), os.listdir(self._proc)
+        self.all_seen = "1" in pids  # else others' are hidden: hidepid= of proc(5)
+        for pid in pids:
             if pid.isdecimal() and pid != me:
-                namespace = link(f"{self._proc}/{pid}/ns/mnt")
-                if namespace:  # else gone, or not ours to see
-                    spaces.setdefault(namespace, []).append(pid)
+                try:
+                    spaces.setdefault(os.readlink(f"{self._proc}/{pid}/ns/mnt"), []).append(pid)
+                except OSError as e:  # it has ended, or it is not ours to see
+                    self.note(e)
         ordered = sorted(spaces.items(), key=lambda space: (space[0] != ours, len(space[1])))
         return [(namespace, pids, namespace == ours) for namespace, pids in ordered]
+
+    def note(self, error: OSError) -> None:
+        """Why something could not be looked at; what has ended is no loss."""
+        self.all_seen = self.all_seen and not isinstance(error, PermissionError)
 
     def _is_over(self, limit: float) -> bool:
         return time.process_time() > limit * self._pace or time.monotonic() > self._ends
@@ -140,10 +150,21 @@ class Search:
             ((int(pid), *how) for pid, how in one.found.items() if not self._is_own(pid)),
             key=lambda how: (not how[2], not how[3], how[0]),
         )
-        listed = [
-            {"pid": pid, "comm": self._comm(pid), "mnt": namespace, "blocked": blocked, "uses": uses}
-            for pid, namespace, blocked, uses in ordered[:MAX_LISTED]
-        ]
+        listed: list[dict[str, Any]] = []
+        told: dict[tuple[bool, bool], int] = {}  # of each sort
+        for pid, namespace, blocked, uses in ordered[:MAX_LISTED]:
+            told[blocked, uses] = number = told.get((blocked, uses), 0) + 1
+            cgroup = self._text(f"{pid}/cgroup") if number <= MAX_UNITS else ""
+            listed.append(
+                {
+                    "pid": pid,
+                    "comm": self._text(f"{pid}/comm"),
+                    "mnt": namespace,
+                    "cgroup": cgroup,
+                    "blocked": blocked,
+                    "uses": uses,
+                }
+            )
         jobs = dict.fromkeys(filter(None, (self._job_of(str(pid)) for pid, *_ in ordered[:MAX_LISTED])))
         return {
             "processes": listed,
@@ -198,6 +219,7 @@ class Search:
         try:
             directory = os.open(f"{self._proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as e:
+            self.note(e)
             self._serving.unseen(e)
             return found
         try:
@@ -251,7 +273,8 @@ class Search:
             return set()
         try:
             stack = read_once(f"{task}/stack").decode("ascii", "replace")
-        except OSError:
+        except OSError as e:
+            self.note(e)
             return set()
         names = [line.partition("] ")[2].lstrip("_") for line in stack.splitlines()]
         # A FUSE server waits in fuse_dev_read for requests: that is its work.
@@ -276,9 +299,9 @@ class Search:
             return False
         return any(name in command.split(b"\0") for name in self._own)
 
-    def _comm(self, pid: int) -> str:
+    def _text(self, file: str) -> str:
         try:
-            return read(f"{self._proc}/{pid}/comm", 64).rstrip(b"\n").decode(*UTF8)
+            return read_once(f"{self._proc}/{file}").rstrip(b"\n").decode(*UTF8)
         except OSError:
             return ""
 
@@ -291,20 +314,21 @@ def _waiters(directory: str) -> int | None:
         return None
 
 
-def _files(directory: str) -> list[str]:
+def _files(directory: str, note: Callable[[OSError], None]) -> list[str]:
     """Configurations in a directory: "101/config", "101.conf"; with those of VMs beside it, if it is called lxc."""
     try:
         names = sorted(os.listdir(directory))[:MAX_FILES]
-    except OSError:
+    except OSError as e:
         names = []
+        note(e)
     found = [f"{directory}/{n}" if n.endswith(".conf") else f"{directory}/{n}/config" for n in names]
     parent, _, last = directory.rpartition("/")
     if last == "lxc":
         machines = f"{parent}/qemu-server"
         try:
             found += [f"{machines}/{n}" for n in sorted(os.listdir(machines))[:MAX_FILES] if n.endswith(".conf")]
-        except OSError:
-            pass
+        except OSError as e:
+            note(e)
     return found
 
 
@@ -312,7 +336,7 @@ class Asked:
     """What is to be found out; see the module's docstring."""
 
     def __init__(self, fields: Iterator[str]) -> None:
-        self.proc, self.waiting, self.seconds = "/proc", "", 1.0
+        self.proc, self.waiting, self.seconds, self.allowance = "/proc", "", 1.0, 1.0
         self.own, self.directories, self.files = list[str](), list[str](), list[str]()
         self.wanted, self.fuse = list[tuple[str, str, str]](), list[tuple[int, str, int, tuple[str, ...]]]()
         for kind in fields:
@@ -335,6 +359,8 @@ class Asked:
                     self.files.append(value)
                 case "seconds":
                     self.seconds = float(value)
+                case "allowance":
+                    self.allowance = float(value)
 
 
 def main() -> None:
@@ -342,15 +368,16 @@ def main() -> None:
     pace = max(1.0, time.process_time() / START)
     fields = sys.stdin.buffer.read().decode(*UTF8).split("\0")
     asked = Asked(iter(fields[:-1]))
-    search = Search(asked, pace)
+    search = Search(asked, pace * asked.allowance)
     for said in search.run():
         say(said)
     say({"running": list(search.jobs.values())})
-    for path in (*asked.files, *(path for directory in asked.directories for path in _files(directory))):
+    for path in (*asked.files, *(path for directory in asked.directories for path in _files(directory, search.note))):
         try:
             text = read(path, FILE_LIMIT)
-        except OSError:
+        except OSError as e:
+            search.note(e)
             continue
         say({"file": path, "text": b2a_base64(text, newline=False).decode("ascii")})
-    say({"end": True})
+    say({"end": True, "seen": search.all_seen})
     os._exit(0)  # no waiting for threads
