@@ -17,7 +17,7 @@ from watcher.children import Children
 from watcher.configfile import FileReader, may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
 from watcher.core.entries import detailed_entry, inside, target_bytes, utc
-from watcher.core.evidence import Evidence, Served, question_of, question_of_absent
+from watcher.core.evidence import Evidence, question_of, question_of_absent
 from watcher.core.explain import (
     Address,
     Elsewhere,
@@ -31,6 +31,7 @@ from watcher.core.filters import Filter, literal
 from watcher.core.mountinfo import mount_of
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius, line
+from watcher.core.served import Served
 from watcher.core.underneath import Underneath
 from watcher.core.wording import container_name, place_order, printable
 from watcher.history import load_history

@@ -17,10 +17,11 @@ from watcher import radius
 from watcher.children import Children
 from watcher.configfile import FileReader
 from watcher.core import messages
-from watcher.core.evidence import Evidence, Question, Served, question_of, question_of_absent
+from watcher.core.evidence import Evidence, Question, question_of, question_of_absent
 from watcher.core.incident import BY_PLACE, Incident, Member
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
+from watcher.core.served import Served
 from watcher.core.wording import place_order
 from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Superblock
 from watcher.probing.evidence import gather
@@ -41,7 +42,7 @@ class Matter(NamedTuple):
 
     kind: Kind
     superblock: Superblock
-    place: Place | None = None  # of what is not mounted
+    place: Place | None = None  # of what is not mounted, or read-only
     options: str = ""  # that it had
 
 
@@ -137,7 +138,9 @@ class Investigator:
                 self._news = anyio.Event()
 
     async def _look_at(self, matters: Sequence[Matter]) -> None:
-        questions, mounts, served = self._questions(matters), self._mounts(), Served()
+        mounts, served = self._mounts(), Served()
+        # What is read-only answers: there is nothing to find out but who wants to write to it.
+        questions = self._questions([matter for matter in matters if matter.kind is not Kind.READONLY])
 
         async def why() -> None:
             if questions:
@@ -182,15 +185,18 @@ class Investigator:
             targets.setdefault(superblock_of(state.mount), state)
         questions = {}
         for matter in matters:
-            if matter.place is not None:
+            if matter.place is not None and matter.kind is Kind.READONLY:
+                questions[matter] = Question(matter.superblock, matter.place)
+            elif matter.place is not None:
                 questions[matter] = question_of_absent(matter.superblock, matter.place, matter.options, mounts)
             elif (target := targets.get(matter.superblock)) is not None:
                 questions[matter] = question_of(target, states, mounts)
         return questions
 
     def _is_known(self, matter: Matter, within: float) -> bool:
-        kept = (self._found.get(matter), self._hanging.get(matter))
-        return all(_fresh(one, within) is not None for one in kept)
+        if matter.kind is not Kind.READONLY and _fresh(self._found.get(matter), within) is None:
+            return False
+        return _fresh(self._hanging.get(matter), within) is not None
 
 
 T = TypeVar("T")
@@ -208,6 +214,8 @@ def _matter_of(incident: Incident) -> Matter | None:
     superblock, place = member.subject.superblock, _place_of(member)
     if member.kind is Kind.STALE:
         return Matter(member.kind, superblock)
+    if member.kind is Kind.READONLY and Place(HOST, "/") not in member.subject.places:  # on that everything hangs
+        return Matter(member.kind, superblock, min(member.subject.places, key=place_order, default=None))
     if place is None or member.kind not in BY_PLACE:
         return None
     return Matter(member.kind, superblock, place, member.subject.options)
@@ -222,5 +230,5 @@ def _wanted_of(matter: Matter, mounts: Sequence[Mount]) -> radius.Wanted:
     superblock, place = matter.superblock, matter.place
     like = (superblock.device, superblock.fstype)
     points = [m.mount_point for m in mounts if superblock.device and (m.device, m.fstype) == like]
-    points += [place.mount_point] if place is not None else []
+    points += [place.mount_point] if place is not None and place.namespace == HOST else []
     return radius.Wanted(*like, tuple(dict.fromkeys(points)), superblock.source)

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from watcher import procfs
 from watcher.children import Child, Children, environment, framed, script
 from watcher.core import radius as core
-from watcher.core.evidence import Question, Served, unit_of
+from watcher.core.evidence import Question, unit_of
 from watcher.core.lxc import valid_id
 from watcher.core.radius import Docker, Guest, Process, Radius, Storage
+from watcher.core.served import Served
 from watcher.model import HOST, Container
 from watcher.probing import child as probe_child
 from watcher.probing.evidence import CONNECTIONS

@@ -24,9 +24,10 @@ from tests.integration.test_notifications import asked, until_told
 from watcher import procfs, radius
 from watcher.children import Children, script
 from watcher.configfile import FileReader
-from watcher.core.evidence import Endpoint, Evidence, Port, Question, Served
+from watcher.core.evidence import Endpoint, Evidence, Port, Question
 from watcher.core.incident import Condition, Incident, Member
 from watcher.core.mountinfo import parse
+from watcher.core.served import Served
 from watcher.investigating import Investigator
 from watcher.model import HOST as ON_HOST
 from watcher.model import Cause, Kind, MountState, Place, Reach, Subject, Superblock
@@ -244,10 +245,28 @@ async def test_from_within_a_containers_network(lxc: Containers, children: Child
                     nfs_question(here, number=1),
                     nfs_question(here, number=2, namespace="ct:101", init_pid=inside.pid),
                 )
+                [shared, own] = await gather(
+                    [
+                        nfs_question(here, number=2, namespace="ct:101", init_pid=inside.pid),
+                        nfs_question(
+                            here._replace(address="127.0.0.2"), number=3, namespace="ct:101", init_pid=inside.pid
+                        ),
+                    ],
+                    children=children,
+                    reader=FileReader(children),
+                    mounts=parse(
+                        b"30 1 0:9 / /mnt/x rw - nfs4 nas:/x rw,addr=%b,port=%d" % (here[0].encode(), here[1])
+                    ),
+                    limit=30.0,
+                )
             finally:
                 inside.kill()
     assert found[0].port is Port.REACHABLE
     assert found[1].port in (Port.REFUSED, Port.UNREACHABLE)
+    # Where a mount of its own has that server, the host asks, too; nowhere else does a container make it connect.
+    assert [e.port_from_host for e in found] == [Port.NOT_ASKED, Port.NOT_ASKED]
+    assert (shared.port, shared.port_from_host) == (found[1].port, Port.REACHABLE)
+    assert own.port_from_host is Port.NOT_ASKED
 
 
 async def test_what_hangs_is_left_out(site: Site, children: Children, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,14 +45,17 @@ async def test_a_file_system_that_an_error_has_made_read_only_is_told(site: Site
         configure(site, {"gotify": gotify.url})
         async with site.service() as service:
             await asked(last)
-            Path("/sys/fs/ext4", os.path.basename(image.device), "trigger_fs_error").write_text("a test")
-            site.mount("another")  # the table is read again at each change, and else within half a minute
-            alarm = await until_told(gotify, "READ-ONLY")
+            with subprocess.Popen(["sleep", "1000"], cwd=place) as user:
+                Path("/sys/fs/ext4", os.path.basename(image.device), "trigger_fs_error").write_text("a test")
+                site.mount("another")  # the table is read again at each change, and else within half a minute
+                alarm = await until_told(gotify, "READ-ONLY")
+                user.kill()
             end = await tell_last(last, gotify)
             assert await service.end() == 0
     assert matches(titles(gotify), [f"🟠 {HOST}: {place} READ-ONLY", end])
     assert f"{image.device}; ext4" in alarm.message
     assert "Do: dmesg" in alarm.message
+    assert f"Hangs on it: 1 process using it: sleep ({user.pid}" in alarm.message
 
 
 async def test_a_device_that_is_gone_is_told_once_and_its_umount_ends_it(

@@ -17,6 +17,9 @@ import pytest
 
 from watcher import radius
 from watcher.children import script
+from watcher.core.evidence import Question
+from watcher.core.served import Served
+from watcher.model import Place, Superblock
 from watcher.probing import asking
 
 OURS, THEIRS = 1, 2  # namespaces
@@ -173,3 +176,23 @@ def test_the_first_processes_are_told_with_their_cgroup(proc: Proc, inside: bool
     found, *_ = said_by(radius.USERS, "proc", proc.path, "seconds", 30, "allowance", 1000, *WANTED)
     units = [radius.unit(p["cgroup"]) for p in found["processes"]]
     assert units == [*(["" if inside else "smbd.service"] * 4), *([""] * 6)]
+
+
+def test_the_one_that_may_serve_it_where_the_kernel_does_not_tell(proc: Proc) -> None:
+    """Of those with the device open that live in its pid namespace; who names another FUSE mount is busy with that."""
+    table = (
+        "30 1 0:53 / /mnt/own rw - fuse.x x rw\n31 1 0:54 / /mnt/other rw - fuse.y y rw\n32 1 8:1 / / rw - ext4 d rw\n"
+    )
+    for pid, namespace, title in ((1, OURS, "/"), (10, THEIRS, "x -f"), (11, THEIRS, "y /mnt/other"), (12, OURS, "x")):
+        base = proc.process(str(pid), namespace, comm=title[:1])
+        (base / "mountinfo").write_text(table)
+        (base / "cmdline").write_bytes(title.encode().replace(b" ", b"\0") + b"\0/\0")
+        if pid > 1:
+            (base / "fd/3").symlink_to("/dev/fuse")
+    served = Served()
+    for words in said_by(radius.USERS, "proc", proc.path, "seconds", 30, "fuse", 53, "/mnt/own", 10, "sshfs", ""):
+        if isinstance(words, list):
+            served.take(words)
+    question = Question(Superblock("0:53", "/", "fuse.sshfs", "x"), Place("ct:101", "/mnt/own"), init_pid=10)
+    [daemon] = served.by(question) or ()
+    assert (daemon.pid, daemon.comm, daemon.likely) == (10, "x", True)

@@ -18,7 +18,6 @@ from watcher.core.evidence import (
     Origin,
     Port,
     Question,
-    Served,
     assemble,
     endpoints_of,
     fstab_entries,
@@ -33,6 +32,7 @@ from watcher.core.incident import Condition, Member
 from watcher.core.mountinfo import Tree, parse
 from watcher.core.places import superblock_of
 from watcher.core.roster import ALONE
+from watcher.core.served import Served
 from watcher.core.wording import printable
 from watcher.model import Cause, Container, Kind, Mount, MountState, Place, Reach, Subject, Superblock
 
@@ -273,6 +273,9 @@ def test_what_is_asked_of_what_is_not_mounted(source: str, options: str, found: 
     assert question_of_absent(question.superblock, place, options, trigger).origin is Origin.AUTOMOUNT
 
 
+ALIKE = [["holder", 7, "a", "", []], ["holder", 8, "b", "", []], ["lives", 7, [60]], ["lives", 8, [60, 61]]]
+
+
 @pytest.mark.parametrize(
     ("said", "pids"),
     [
@@ -284,6 +287,18 @@ def test_what_is_asked_of_what_is_not_mounted(source: str, options: str, found: 
         ([["looked", False]], None),
         ([["holder", "7", "a", "", [60]], ["names", 7], [], ["looked", True]], []),
         ([], None),
+        # Nothing says which of those it is that live where it stands, but only one may be.
+        ([["holder", 7, "a", "", []], ["lives", 7, [60]], ["looked", True]], [7]),
+        ([["holder", 7, "a", "", []], ["lives", 7, [61]], ["looked", True]], None),
+        ([["holder", 7, "a", "", []], ["lives", 7, [60]], ["looked", False]], None),  # another may be hidden
+        ([["holder", 7, "a", "", []], ["lives", 7, [60]]], None),
+        ([*ALIKE, ["looked", True]], None),
+        ([*ALIKE, ["elsewhere", 8], ["looked", True]], [7]),
+        ([*ALIKE, ["names", 8, 61], ["looked", True]], [7]),
+        ([*ALIKE, ["holder", 9, "lxcfs", "", []], ["lives", 9, [60]], ["elsewhere", 8], ["looked", True]], [7]),
+        ([*ALIKE, ["holder", 9, "rclone", "", []], ["lives", 9, [60]], ["looked", True]], [9]),  # as its type says
+        ([*ALIKE, ["elsewhere", 7], ["elsewhere", 8], ["looked", True]], None),
+        ([*ALIKE, ["holder", 9, "b", "", [61]], ["elsewhere", 8], ["looked", True]], []),  # the kernel tells
     ],
 )
 def test_who_serves_it(said: list[list[object]], pids: list[int] | None) -> None:
@@ -293,6 +308,8 @@ def test_who_serves_it(said: list[list[object]], pids: list[int] | None) -> None
     question = Question(Superblock("0:60", "/", "fuse.rclone", "x:"), Place("host", "/mnt/x"))
     found = served.by(question)
     assert (None if found is None else [daemon.pid for daemon in found]) == pids
+    by_elimination = any(words[0] == "lives" for words in said if words)
+    assert [daemon.likely for daemon in found or ()] == [by_elimination for _ in found or ()]
     assert served.by(replace(question, gone=True)) == ()
 
 

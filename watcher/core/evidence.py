@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,6 +61,7 @@ class Daemon(NamedTuple):
     unit: str = ""  # of systemd: "rclone.service"
     system: bool = True  # the unit is one of the system's, not of a user's
     inside: bool = False  # it lives in a container
+    likely: bool = False  # nothing says that it is the one, but it is the only one that may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ class Findings:
     """What the asking process has said of one question; None: it has not, or could not."""
 
     ports: tuple[tuple[Endpoint, Port], ...] = ()
+    from_host: tuple[Port, ...] = ()  # what the host's own connections to the same came to, of a container's mount
     waiting: int | None = None
     unanswered: int | None = None
     has_unit: bool = False
@@ -113,6 +114,7 @@ class Evidence:
     question: Question
     port: Port = Port.NOT_ASKED
     endpoint: Endpoint | None = None  # the one that `port` speaks of
+    port_from_host: Port = Port.NOT_ASKED  # of a container's own mount, `port` is from the container's network
     waiting: int | None = None  # requests in the FUSE connection's queues; None: not known
     daemons: tuple[Daemon, ...] | None = None  # None: not known; (): nobody serves it
     unanswered: int | None = None  # NFS calls sent over the present transports and not answered, retransmissions too
@@ -229,6 +231,16 @@ def endpoints_of(fstype: str, source: str, options: str) -> tuple[Endpoint, ...]
     return ()
 
 
+def hosts_own(mounts: Iterable[Mount]) -> frozenset[Endpoint]:
+    """The endpoints of the host's own mounts, to which it connects anyway.
+
+    A container's mount table names any address and port that the container likes, be it one that only the host can
+    reach: to no others may the host be made to connect.
+    """
+    found = (endpoints_of(m.fstype, m.source, f"{m.options},{m.super_options}") for m in mounts)
+    return frozenset(endpoint for some in found for endpoint in some)
+
+
 def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endpoint, ...]:
     try:
         ipaddress.ip_address(address or "")
@@ -236,43 +248,6 @@ def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endp
         return ()
     number = int(port) if port and port.isascii() and port.isdecimal() and len(port) < 6 else 0
     return (Endpoint(address or "", number if 0 < number < 65536 else default),)
-
-
-class Served:
-    """Who serves FUSE mounts, as far as the search for it has told."""
-
-    def __init__(self) -> None:
-        self._holders: dict[int, Daemon] = {}
-        self._serves: defaultdict[int, list[int]] = defaultdict(list)  # connection -> pids
-        self._untold: set[int] = set()  # pids of which the kernel does not tell what they serve
-        self._named: defaultdict[int, list[int]] = defaultdict(list)  # connection -> pids, by their command lines
-        self._complete = False
-
-    def take(self, words: Sequence[object]) -> None:
-        """What `sources.serving` says."""
-        match words:
-            case ["holder", int(pid), str(comm), str(cgroup), list(connections)]:
-                self._holders[pid] = Daemon(pid, comm, *unit_of(cgroup))
-                for number in connections:
-                    self._serves[number].append(pid)
-                if not connections:
-                    self._untold.add(pid)
-            case ["names", int(pid), int(number)]:
-                self._named[number].append(pid)
-            case ["looked", bool(complete)]:
-                self._complete = complete
-
-    def by(self, question: Question) -> tuple[Daemon, ...] | None:
-        """The processes; None: not known; (): nobody does."""
-        if question.gone:
-            return ()
-        if question.connection is None:
-            return None
-        # A kernel that tells of one tells of all; then who has /dev/fuse open and no connection serves nothing.
-        pids = (self._serves if self._serves else self._named).get(question.connection, [])
-        if pids:
-            return tuple(self._holders[pid] for pid in sorted(set(pids)) if pid in self._holders)
-        return () if self._complete and (self._serves or not self._untold) else None
 
 
 # ---- what has been read
@@ -292,6 +267,7 @@ def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Ev
         question,
         port=best[1] if best else Port.NOT_ASKED,
         endpoint=best[0] if best else None,
+        port_from_host=min(findings.from_host, key=list(Port).index, default=Port.NOT_ASKED),
         waiting=findings.waiting,
         unanswered=findings.unanswered,
         origin=origin,

@@ -14,7 +14,7 @@ from pathlib import Path
 from watcher.children import Children, environment, framed, script
 from watcher.configfile import FileReader
 from watcher.core import evidence
-from watcher.core.evidence import Evidence, Findings, Origin, Port, Question
+from watcher.core.evidence import Endpoint, Evidence, Findings, Origin, Port, Question
 from watcher.core.mountstats import NFS
 from watcher.model import HOST, Mount
 
@@ -43,7 +43,7 @@ async def gather(
     """
     if not questions:
         return []
-    findings, text = _Findings(), ""
+    findings, text = _Findings(_also_from_host(questions, mounts)), ""
     try:
         async with asyncio.timeout(limit):
             await _ask(children, questions, proc, findings)
@@ -64,7 +64,7 @@ async def _ask(children: Children, questions: Sequence[Question], proc: str, fin
     except OSError:
         return
     try:
-        child.write(framed(_fields(questions, proc)))
+        child.write(framed(_fields(questions, findings.from_host, proc)))
         child.close_stdin()
         rest, size = b"", 0
         while size < MAX_OUTPUT and (chunk := await child.read()):
@@ -81,10 +81,20 @@ def _network_of(question: Question) -> int:
     return question.init_pid if question.place.namespace != HOST else 0
 
 
-def _fields(questions: Sequence[Question], proc: str) -> Iterator[str | int]:
+def _also_from_host(questions: Sequence[Question], mounts: Sequence[Mount]) -> frozenset[Endpoint]:
+    """Servers of containers' own mounts to which the host connects, too: `evidence.hosts_own`.
+
+    It tells whether the server is away, or the container's network.
+    """
+    theirs = {endpoint for q in questions if _network_of(q) for endpoint in q.endpoints}
+    return evidence.hosts_own(mounts) & theirs if theirs else frozenset()
+
+
+def _fields(questions: Sequence[Question], from_host: frozenset[Endpoint], proc: str) -> Iterator[str | int]:
     """As `asking` reads them."""
     yield proc
-    for port in sorted({(*endpoint, _network_of(q)) for q in questions for endpoint in q.endpoints}):
+    ports = {(*endpoint, _network_of(q)) for q in questions for endpoint in q.endpoints}
+    for port in sorted(ports | {(*endpoint, 0) for endpoint in from_host}):
         yield from ("port", *port)
     for pid in sorted({_network_of(q) for q in questions if q.superblock.fstype in NFS and not q.gone}):
         yield from ("stats", pid)
@@ -98,7 +108,9 @@ def _fields(questions: Sequence[Question], proc: str) -> Iterator[str | int]:
 class _Findings:
     """What the child has said so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, from_host: frozenset[Endpoint]) -> None:
+        """`from_host`: what of containers' servers is asked from the host, too."""
+        self.from_host = from_host
         self._ports: dict[tuple[str, int, int], Port] = {}
         self._waiting: dict[int, int] = {}
         self._stats: dict[int, str] = {}
@@ -122,9 +134,12 @@ class _Findings:
     def of(self, question: Question) -> Findings:
         network = _network_of(question)
         asked = [(endpoint, self._ports.get((*endpoint, network))) for endpoint in question.endpoints]
+        shared = [endpoint for endpoint in question.endpoints if network and endpoint in self.from_host]
+        of_host = [self._ports.get((*endpoint, 0)) for endpoint in shared]
         stats: Mapping[int, str] = self._stats if question.superblock.fstype in NFS else {}
         return Findings(
             ports=tuple((endpoint, port) for endpoint, port in asked if port is not None),
+            from_host=tuple(port for port in of_host if port is not None),
             waiting=self._waiting.get(question.connection) if question.connection is not None else None,
             unanswered=evidence.unanswered(stats.get(network, ""), question.place.mount_point),
             has_unit=evidence.mount_unit(question.place.mount_point) in self._units,

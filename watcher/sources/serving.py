@@ -3,8 +3,9 @@
 Standard library only; it must not import the project.
 
 What is said, arrays in lines of JSON: ["holder", PID, COMM, CGROUP, [CONNECTION, …]] of each process, the connections
-as far as the kernel tells them (6.12 and older do not); else ["names", PID, CONNECTION] of those on whose command line
-the mount point stands; at last ["looked", whether all could be seen, as far as that was needed].
+as far as the kernel tells them (6.12 and older do not); else ["lives", PID, [CONNECTION, …]], those in whose pid
+namespace it is, and ["names", PID, CONNECTION] of those whose mount point stands on its command line, or ["elsewhere",
+PID] where that is another FUSE mount's; at last ["looked", whether all could be seen, as far as that was needed].
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MAX_DESCRIPTORS = 512  # of one process that are looked at: one in a container m
 CPU_LIMIT = 0.3  # seconds of the processor, after which no more processes are looked at
 TITLES = 0.3  # seconds for the command lines
 MAX_TITLE = 1 << 14  # bytes of a command line
+MAX_TABLE = 1 << 18  # bytes of a mount table
 DEVICES = ("/dev/fuse", "/fuse")  # the latter where /dev was unmounted lazily
 
 UTF8 = ("utf-8", "surrogateescape")  # as the service has all names, whatever the locale
@@ -144,10 +146,11 @@ class Serving:
         comm, cgroup = (self._file(pid, file).rstrip(b"\n") for file in ("comm", "cgroup"))
         say(["holder", int(pid), comm.decode(*UTF8), cgroup.decode(*UTF8), connections])
         self._known.update(connections)
-        if not connections:
+        if not connections and (here := self._beside(pid)):
+            say(["lives", int(pid), [mount[0] for mount in here]])
             with _speaking:
                 self._reading += 1
-            start_new_thread(self._title, (pid,))
+            start_new_thread(self._title, (pid, here))
 
     def _file(self, pid: str, name: str) -> bytes:
         """b"" where there is none."""
@@ -162,6 +165,12 @@ class Serving:
         finally:
             os.close(fd)
 
+    def _fuse_mounts(self, pid: str) -> set[str]:
+        """Where FUSE mounts stand for a process, as far as their names are plain: of these it may serve one."""
+        with open(f"{self._proc}/{pid}/mountinfo", "rb") as file:
+            table = file.read(MAX_TABLE).decode(*UTF8)
+        return {line.split(" ")[4] for line in table.split("\n")[:-1] if " - fuse" in line}
+
     def _home(self, init_pid: int) -> str:
         """The pid namespace of a process; "" of what has ended; 0: ours."""
         try:
@@ -169,23 +178,30 @@ class Serving:
         except OSError:
             return ""
 
-    def _title(self, pid: str) -> None:
-        """Which of the mounts a process names on its command line, if it lives where they do.
+    def _beside(self, pid: str) -> list[tuple[int, str, int, tuple[str, ...]]]:
+        """The mounts in whose pid namespace a process lives."""
+        try:
+            lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
+        except OSError:
+            return []
+        return [mount for mount in self._mounts if self._home(mount[2]) == lives_in]
+
+    def _title(self, pid: str, here: list[tuple[int, str, int, tuple[str, ...]]]) -> None:
+        """Which of the mounts `here`, where it lives, a process names on its command line, or that it names another.
 
         A container's process may name whatever it likes, and reading that may wait for its memory, even after a kill:
         of who lives elsewhere it is not read.
         """
         try:
-            lives_in = os.readlink(f"{self._proc}/{pid}/ns/pid")
-            if not (here := [mount for mount in self._mounts if self._home(mount[2]) == lives_in]):
-                return
             with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
                 words = file.read(MAX_TITLE).decode(*UTF8).split("\0")
             paths = {word.rstrip("/") for word in words if word.startswith("/")}
-            for number, mount_point, *_ in here:
-                if mount_point in paths:
-                    say(["names", int(pid), number])
-                    self._known.add(number)
+            named = [number for number, mount_point, *_ in here if mount_point in paths]
+            for number in named:
+                say(["names", int(pid), number])
+                self._known.add(number)
+            if not named and paths & self._fuse_mounts(pid):
+                say(["elsewhere", int(pid)])
         except OSError:
             pass
         finally:
