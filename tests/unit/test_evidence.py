@@ -402,7 +402,20 @@ def gone(about: Subject) -> Member:
                 " the packets (asked from CT 105)"
             ],
         ),
+        (
+            failing(IN_CT),
+            {"port": Port.UNREACHABLE, "port_from_host": Port.REACHABLE},
+            [
+                "10.0.0.5:2049 is unreachable: it is off, or the network to it is down "
+                "(asked from CT 105; the host is answered)"
+            ],
+        ),
         (failing(NAS), {}, []),
+        (
+            failing(CLOUD),
+            {"daemons": (RCLONE._replace(likely=True),)},
+            ["Served by rclone (pid 812, rclone.service), as it seems"],
+        ),
         (
             failing(CLOUD),
             {"daemons": (RCLONE,), "waiting": 1},
@@ -690,6 +703,20 @@ ABORT = (
                 "To give it up: pct exec 105 -- umount -fl /data # "
                 f"{LOST}later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
             ],
+        ),
+        (
+            failing(IN_CT),
+            {"port": Port.NO_ANSWER, "port_from_host": Port.REACHABLE, "origin": Origin.FSTAB},
+            [
+                "Do: pct exec 105 -- ip addr; pct exec 105 -- ip route get 10.0.0.5 # "
+                "nas01 answers the host: it is the network of the container; the mount resumes by itself",
+                f"To give it up: pct exec 105 -- umount -fl /data # {LOST}later: pct exec 105 -- mount /data",
+            ],
+        ),
+        (  # who only seems to serve it is not restarted
+            failing(CLOUD),
+            {"daemons": (RCLONE._replace(likely=True),)},
+            ["Do: see to rclone (pid 812)", "To give it up: umount -l /mnt/cloud"],
         ),
         (  # what a server was mounted by is its own matter, and a path is one word
             failing(replace(NAS, superblock=NAS.superblock._replace(source="nas01:/a b")), Cause.STALE_HANDLE),

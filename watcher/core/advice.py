@@ -101,6 +101,9 @@ def _silent(member: Member, place: Place, who: str, found: Evidence | None) -> l
         return [f"Do on {who}: dmesg | tail -n 20; systemctl restart {service}{remarks(first, resumes)}"]
     if found is not None and found.endpoint is not None:
         address = shlex.quote(found.endpoint.address)
+        if found.port_from_host in (Port.REACHABLE, Port.REFUSED):
+            look = f"{inside_of(place)}ip addr; {inside_of(place)}ip route get {address}"
+            return [f"Do: {look}{remarks(f'{who} answers the host: it is the network of the container', resumes)}"]
         # From where it is asked the way may be another; ping(8) is not in each container.
         look = f"ping -c 3 {address}; {inside_of(place)}ip route get {address}"
         return [f"Do: {look}{remarks(f'is {who} off, or the network to it?', resumes)}"]
@@ -194,7 +197,7 @@ def _fuse_advice(member: Member, place: Place, server: str | None, found: Eviden
 def _see_to(member: Member, daemon: Daemon | None, place: Place, server: str | None) -> str:
     """The process lives: most likely what it has behind it does not answer."""
     # A process in a container names its unit itself: no command for the host comes of that.
-    there = daemon is not None and daemon.system and daemon.inside == (place.namespace != HOST)
+    there = daemon is not None and not daemon.likely and daemon.system and daemon.inside == (place.namespace != HOST)
     if daemon is not None and there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
         remark = f"once {name(server)} answers" if server else ""
         return f"{inside_of(place)}systemctl restart {shlex.quote(daemon.unit)}{remarks(remark)}"

@@ -10,6 +10,13 @@ from watcher.core.wording import cause_words, container_name, count, name
 from watcher.model import HOST, Cause, Kind
 
 MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
+_FROM_HOST = {
+    Port.NOT_ASKED: "",
+    Port.REACHABLE: "; the host is answered",
+    Port.REFUSED: "; the host, too, is refused",
+    Port.NO_ANSWER: "; nor is the host answered",
+    Port.UNREACHABLE: "; nor does the host reach it",
+}
 _NO_PROCESS = "No process serves it"
 
 
@@ -86,7 +93,8 @@ def _fuse_line(member: Member, found: Evidence | None) -> list[str]:
         who = " and ".join(map(_who, daemons[:MAX_DAEMONS]))
         more = f" and {len(daemons) - MAX_DAEMONS} more" if len(daemons) > MAX_DAEMONS else ""
         if started:
-            return [f"Served by {who}{more}{waiting}"]
+            likely = ", as it seems" if any(daemon.likely for daemon in daemons) else ""
+            return [f"Served by {who}{more}{likely}{waiting}"]
         return [f"The FUSE process never finished its start: {who}{more}"]
     nobody = "" if daemons is None else _NO_PROCESS
     if started:
@@ -114,7 +122,7 @@ def _port_line(member: Member, found: Evidence, endpoint: Endpoint) -> str:
             text += "accepts connections"
             text += ", but this mount gets no answer" if member.cause is Cause.TIMEOUT else ""
     if found.question.place.namespace != HOST and found.question.init_pid:
-        text += f" (asked from {container_name(found.question.place.namespace)})"
+        text += f" (asked from {container_name(found.question.place.namespace)}{_FROM_HOST[found.port_from_host]})"
     if found.unanswered and member.cause is Cause.TIMEOUT:
         text += f"; {count(found.unanswered, 'call')} without a reply"
     return name(text, 200)
