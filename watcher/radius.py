@@ -30,6 +30,7 @@ TOTAL = 1 << 25  # bytes
 PATIENT = 8.0  # the same where a person waits for it
 ALLOWANCE = 20.0  # and how many times as much of the processor it may take then
 FOR_PROCESSES = 0.6  # of the time; the rest is for the configurations
+FOR_CONFIGURATIONS = 3.0  # seconds at most: one that hangs will not come later
 USERS = str(Path(__file__).with_name("sources") / "users.py")  # not to be imported here: it stands alone
 # Ours hang in it as well, and are of no interest.
 _OWN = [str(Path(probe_child.__file__).with_name(name)) for name in ("child.py", "inside.py")]
@@ -75,8 +76,8 @@ async def look(
         child.write(framed(_fields(wanted, questions, paths, limit * FOR_PROCESSES, allowance)))
         child.close_stdin()
         with suppress(TimeoutError):
-            async with asyncio.timeout(limit):
-                await _read(child, said)
+            async with asyncio.timeout(limit) as patience:
+                await _read(child, said, patience)
     finally:
         child.kill()
     spaces = _spaces(containers, paths.proc) if any(f["processes"] for f in said.found) else {}
@@ -114,7 +115,7 @@ class _Said:
     all_seen: bool = True
 
 
-async def _read(child: Child, said: _Said) -> None:
+async def _read(child: Child, said: _Said, patience: asyncio.Timeout) -> None:
     """Until it has come to its end."""
     rest, total = b"", 0
     while chunk := await child.read():
@@ -133,6 +134,8 @@ async def _read(child: Child, said: _Said) -> None:
                 _take(str(words["file"]), b64decode(words["text"]), said.storages, said.guests)
             elif "running" in words:
                 said.running.extend(map(str, words["running"]))
+                soon = asyncio.get_running_loop().time() + FOR_CONFIGURATIONS
+                patience.reschedule(min(patience.when() or soon, soon))
             else:
                 said.found.append(words)
 

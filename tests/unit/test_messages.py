@@ -784,7 +784,8 @@ def test_what_hangs_on_one_place_is_not_told_of_another_with_the_same_source() -
 
 
 @pytest.mark.parametrize("late", [0.0, 600.0])
-def test_however_much_there_is_to_say_what_to_do_is_not_cut_off(late: float) -> None:
+@pytest.mark.parametrize("hangs", [True, False])
+def test_however_much_there_is_to_say_what_to_do_is_not_cut_off(late: float, hangs: bool) -> None:
     written = Growth(Place(HOST, "/mnt/cloud"), "/", 1 << 30, 0.0, 60.0, gravity=Gravity.SOON_FULL)
     stack = ("request_wait_answer", "fuse_statfs")
 
@@ -804,10 +805,28 @@ def test_however_much_there_is_to_say_what_to_do_is_not_cut_off(late: float) -> 
     assert first is not None
     question = Question(first.subject.superblock, first.subject.places[0], stacked=2, others_ok=3)
     radius = Radius(storages=("films",), users=1, blocked=1, processes=(Process(1, "cp", HOST, blocked=True),))
-    found = Evidence(question, waiting=7, daemons=(Daemon(7, "rclone", "rclone.service"),), radius=radius)
+    daemons = (Daemon(7, "rclone", "rclone.service"),)
+    found = Evidence(question, waiting=7, daemons=daemons, radius=radius if hangs else Radius())
     now = about.opened + late
     news = News(about, Topic.PROBLEM, about.opened)
     lines = compose(news, 0, Sender("pve3", "x"), now=now, local=local, found=found).body.splitlines()
     assert len(lines) <= MAX_LINES
     assert "Do: systemctl restart rclone.service" in lines
     assert [line for line in lines if line.startswith("To give it up: ")], lines
+    assert hangs or not any("nothing found" in line for line in lines)  # goes before any cause does
+
+
+def test_where_it_was_not_looked_for_to_the_end_the_command_that_does_is_named() -> None:
+    cut = Radius(unknown=("there are too many processes",))
+
+    def body(place: Place) -> str:
+        about = member(Subject(Superblock("0:7", "/", "nfs4", "nas01:/data"), (place,), ""))
+        found = Evidence(Question(about.subject.superblock, place), radius=cut)
+        news = News(incident(about), Topic.PROBLEM, about.changed)
+        return compose(news, 0, Sender("pve3", "x"), now=about.changed, local=local, found=found).body
+
+    why = "Hangs on it: not known, the search was cut short"
+    assert f"{why}; see: watcher explain /mnt/nas\n" in body(Place(HOST, "/mnt/nas"))
+    assert f"{why}; see: watcher explain 'ct:101:/mnt/a b'\n" in body(Place("ct:101", "/mnt/a b"))
+    for odd in ("/mnt/\x1b", f"/mnt/{'x' * 300}"):  # it would have to be escaped, or shortened
+        assert f"{why}\n" in body(Place(HOST, odd))

@@ -59,12 +59,16 @@ def say(value: object) -> None:
 class Serving:
     """Looks for the processes that serve some FUSE mounts, as the processes are gone through."""
 
-    def __init__(self, proc: str, mounts: Sequence[tuple[int, str, int, tuple[str, ...]]], pace: float = 1.0) -> None:
+    def __init__(
+        self, proc: str, mounts: Sequence[tuple[int, str, int, tuple[str, ...]]], ends: float, pace: float
+    ) -> None:
         """`mounts`: connection, mount point, a pid in its pid namespace ("0": ours), what the server may be called.
 
-        `pace`: how many times as much of the processor as CPU_LIMIT it may take.
+        `ends`: until when, of the monotonic clock; `pace`: how many times as much of the processor as CPU_LIMIT it may
+        take.
         """
         self._proc, self._mounts, self._limit = proc, mounts, CPU_LIMIT * pace
+        self._ends = ends
         self._wanted = {mount[0] for mount in mounts}
         self._names = {name.encode(*UTF8)[:15] for *_, names in mounts for name in names if name}  # proc_pid_comm(5)
         self._known: set[int] = set()  # connections of which it is known who serves them
@@ -87,7 +91,8 @@ class Serving:
         for pid in pids:
             if self.is_over:
                 break
-            if time.process_time() > self._limit or self._holders > MAX_HOLDERS:
+            is_late = time.process_time() > self._limit or time.monotonic() > self._ends
+            if is_late or self._holders > MAX_HOLDERS:
                 self._complete = False
                 break
             if pid not in self._seen:

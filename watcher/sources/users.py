@@ -66,7 +66,7 @@ class Search:
         self._own = [name.encode(*UTF8) for name in asked.own]
         self._ends = time.monotonic() + asked.seconds
         self._pace = pace
-        self._serving = serving.Serving(asked.proc, asked.fuse, pace)
+        self._serving = serving.Serving(asked.proc, asked.fuse, self._ends, pace)
         self._waiters = _waiters(asked.waiting)  # that may yet be found to wait for a FUSE server; None: no idea
         self._our_program, self._our_processes = (link(f"{asked.proc}/self/{name}") for name in ("exe", "ns/pid"))
         self._lost = False  # not even all that wait have been looked at
