@@ -24,18 +24,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from binascii import b2a_base64
 from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from watcher.sources import serving
+    from watcher.sources import configured, serving
     from watcher.sources.serving import UTF8, say
     from watcher.sources.standing import WAITS, Points, Tables, Wanted, link, read, read_once
 else:  # the directory that it was imported from itself
+    import configured
     import serving
     from serving import UTF8, say
     from standing import WAITS, Points, Tables, Wanted, link, read, read_once
@@ -45,8 +45,6 @@ MAX_UNITS = 4  # processes of each sort whose cgroup is told: as many as a line 
 MAX_FDS = 4096  # of one process
 MAX_TASKS = 64
 EVERY = 16  # processes between two looks at the clock
-MAX_FILES = 2000
-FILE_LIMIT = 1 << 18  # bytes
 CPU_LIMIT = 0.11  # seconds of the processor, our own start included, after which nobody's open files are looked at
 CPU_END = 0.4  # the same, after which nobody is: somebody has started processes by the ten thousand
 START = 0.025  # the same, that our own start takes at most where those are meant (measured: 0.014 to 0.022)
@@ -314,24 +312,6 @@ def _waiters(directory: str) -> int | None:
         return None
 
 
-def _files(directory: str, note: Callable[[OSError], None]) -> list[str]:
-    """Configurations in a directory: "101/config", "101.conf"; with those of VMs beside it, if it is called lxc."""
-    try:
-        names = sorted(os.listdir(directory))[:MAX_FILES]
-    except OSError as e:
-        names = []
-        note(e)
-    found = [f"{directory}/{n}" if n.endswith(".conf") else f"{directory}/{n}/config" for n in names]
-    parent, _, last = directory.rpartition("/")
-    if last == "lxc":
-        machines = f"{parent}/qemu-server"
-        try:
-            found += [f"{machines}/{n}" for n in sorted(os.listdir(machines))[:MAX_FILES] if n.endswith(".conf")]
-        except OSError as e:
-            note(e)
-    return found
-
-
 class Asked:
     """What is to be found out; see the module's docstring."""
 
@@ -372,12 +352,6 @@ def main() -> None:
     for said in search.run():
         say(said)
     say({"running": list(search.jobs.values())})
-    for path in (*asked.files, *(path for directory in asked.directories for path in _files(directory, search.note))):
-        try:
-            text = read(path, FILE_LIMIT)
-        except OSError as e:
-            search.note(e)
-            continue
-        say({"file": path, "text": b2a_base64(text, newline=False).decode("ascii")})
+    configured.tell(asked.files, asked.directories, search.note)
     say({"end": True, "seen": search.all_seen})
     os._exit(0)  # no waiting for threads
