@@ -346,6 +346,19 @@ def test_who_asks_is_told_of_all_or_that_there_is_nothing(
     assert (told["radius"]["users"], told["radius"]["complete"]) == (1, True), told["notes"]
 
 
+def test_an_ordinary_user_is_told_that_he_does_not_see_all(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command
+) -> None:
+    """One who may read all files, so that he can start Python wherever that lies."""
+    nas = fuse.mount(mount_dir("mnt/nas"))
+    may_read = [f"{flag}+dac_read_search" for flag in ("--inh-caps=", "--ambient-caps=")]
+    somebody = ["setpriv", "--reuid=65534", "--clear-groups", *may_read, "--"]
+    argv = [*somebody, *command.argv("explain", nas.mount_point)]
+    done = subprocess.run(argv, cwd="/", env=command.environment(), capture_output=True, text=True, timeout=60)
+    assert "  Hangs on it: nothing found, but not all could be looked at\n" in done.stdout, done
+    assert "what hangs on it may be more: only root sees all\n" in done.stderr
+
+
 _SLEEP = "import time; print('there', flush=True); time.sleep(1000)"
 _DEEP = """import os, resource, sys, time
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
