@@ -215,7 +215,7 @@ def _problem_lines(
     head = [f"Since {_clock(_since(down), now, local)}", *_growing(down, now, local)]
     causes, hanging = cause_lines(first, found), _hanging(down, first, found)
     rest = len(head) + MIN_PLACES + 2 + len(causes) + sum(map(len, (why, flaps, do, silence)))
-    if found is not None and found.radius is not None and is_nothing(found.radius) and rest + len(hanging) > most:
+    if found is not None and is_nothing(found.radius) and rest + len(hanging) > most:
         hanging.clear()
     while len(causes) + len(hanging) > 1 and (
         len(head) + MIN_PLACES + 2 + len(causes) + len(hanging) + sum(map(len, (why, flaps, do, silence))) > most
@@ -262,7 +262,7 @@ def cause_and_advice(incident: Incident, found: Evidence | None) -> tuple[list[s
 
 def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> list[str]:
     """What hangs on the foremost."""
-    if found is None or found.radius is None:
+    if found is None:
         return []
     on = "it" if len(down) == 1 else _described(_places([first])[0][0], first)
     place = _places([first])[0][0]

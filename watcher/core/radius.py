@@ -171,12 +171,14 @@ def line(radius: Radius) -> str:
     return "; ".join([*_things(radius), *_users(radius)])
 
 
-def lines(radius: Radius, on: str, limit: int, see: str = "") -> list[str]:
+def lines(radius: Radius | None, on: str, limit: int, see: str = "") -> list[str]:
     """The same as one or two lines of a message, the processes on their own. `on`: what it hangs on.
 
-    Of `limit` characters each; that there may be more stands on the first, which is the last to be left out. `see`: a
+    None: not known yet. Of `limit` characters each; that there may be more stands on the first, which is the last to be left out. `see`: a
     command that tells more where the search was cut short.
     """
+    if radius is None:
+        return [f"Hangs on {on}: not known yet{f'; see: {see}' if see and len(see) <= limit // 3 else ''}"]
     found = [words for words in ("; ".join(_things(radius)), "; ".join(_users(radius))) if words]
     why = _CUT if radius.unknown else radius.unseen
     if radius.unknown and see and len(see) <= limit // 3:
@@ -187,9 +189,9 @@ def lines(radius: Radius, on: str, limit: int, see: str = "") -> list[str]:
     return [shorten(f"Hangs on {on}: {found[0]}", limit - len(more)) + more, *(shorten(w, limit) for w in found[1:])]
 
 
-def is_nothing(radius: Radius) -> bool:
+def is_nothing(radius: Radius | None) -> bool:
     """Whether all that there is to say is that nothing was found, or that it is not known."""
-    return not (_things(radius) or _users(radius))
+    return radius is None or not (_things(radius) or _users(radius))
 
 
 def _things(radius: Radius) -> list[str]:
