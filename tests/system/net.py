@@ -20,11 +20,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.system.waiting import wait_until
-
 CLIENT, ADDRESS = "10.99.0.1", "10.99.0.2"
+INSIDE = ("nsenter", "--net=/run/netns/srv")  # what stands before a command that is to run on that host
 EXPORTS = Path("/srv")
+FSTAB = Path("/etc/fstab")  # empty in the lab
+SMB_CONF = Path("/etc/samba/smb.conf")
 LIMIT = 60.0  # seconds for what takes a second or two
+
+# In place of Debian's units, which would serve on this side of the wire; as those are, as far as starts and stops go.
+# With a grace period of 10 s, the least that nfsd takes.
+UNITS = Path("/run/systemd/system")
+_NFS_SERVER = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStartPre=-{inside} exportfs -r
+ExecStart={inside} rpc.nfsd {versions} --grace-time 10 --lease-time 10 2
+ExecStop={inside} rpc.nfsd 0
+ExecStopPost={inside} exportfs -au
+ExecStopPost={inside} exportfs -f
+"""
+_SMBD = """[Service]
+Type=notify
+PIDFile=/run/samba/smbd.pid
+ExecStart={inside} smbd --foreground --no-process-group
+"""
+PING = Path("/usr/local/bin/ping")  # the lab has no other
 
 
 def run(*command: str, check: bool = True, text: str | None = None, limit: float = LIMIT) -> str:
@@ -54,6 +74,8 @@ class Server:
             run("ip", "-n", "srv", "addr", "add", f"{ADDRESS}/24", "dev", "eth0")
             run("ip", "-n", "srv", "link", "set", "eth0", "up")
             run("ip", "-n", "srv", "link", "set", "lo", "up")
+            PING.unlink(missing_ok=True)
+            PING.symlink_to("/bin/busybox")
         return self
 
     def __exit__(
@@ -64,7 +86,18 @@ class Server:
     @staticmethod
     def inside(*command: str, check: bool = True) -> str:
         """A command on that host."""
-        return run("nsenter", "--net=/run/netns/srv", *command, check=check)
+        return run(*INSIDE, *command, check=check)
+
+    @staticmethod
+    def _install(unit: str, text: str) -> None:
+        """A service of that host, so that `systemctl restart` is what it is elsewhere."""
+        file, text = UNITS / unit, text.replace("{inside}", f"/usr/bin/{' '.join(INSIDE)}")
+        if file.exists() and file.read_text() == text:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        Path("/etc/systemd/system", unit).unlink(missing_ok=True)  # the image masks it
+        run("systemctl", "daemon-reload")
 
     # ---- the wire
 
@@ -100,7 +133,7 @@ class Server:
     # ---- NFS
 
     def nfs(self, *, v3: bool = False, options: str = "rw,no_root_squash") -> None:
-        """Export /srv/nfs. With a grace period of 10 s, the least that nfsd takes."""
+        """Export /srv/nfs."""
         if not mountinfo(EXPORTS):
             run("mount", "--bind", str(EXPORTS), str(EXPORTS))
         self.export("nfs", options=options)
@@ -109,19 +142,16 @@ class Server:
         run("modprobe", "nfsd")
         self.inside("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd")
         run("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/run/rpc_pipefs", check=False)
+        versions = () if v3 else ("-N", "3")
         if v3:
             self.inside("rpcbind")
-            self._versions.clear()
-        self.inside("rpc.mountd", *self._versions)
-        self.start_nfsd()
+        self.inside("rpc.mountd", *versions)
+        self._install("nfs-server.service", _NFS_SERVER.replace("{versions}", " ".join(versions)))
+        run("systemctl", "start", "nfs-server")
 
-    _versions = ["-N", "3"]  # noqa: RUF012  the machine's
-
-    def start_nfsd(self) -> None:
-        self.inside("rpc.nfsd", *self._versions, "--grace-time", "10", "--lease-time", "10", "2")
-
-    def stop_nfsd(self) -> None:
-        self.inside("rpc.nfsd", "0")
+    @staticmethod
+    def stop_nfsd() -> None:
+        run("systemctl", "stop", "nfs-server")
 
     _exports: dict[str, str] = {}  # noqa: RUF012  the machine's
 
@@ -136,9 +166,8 @@ class Server:
         return directory
 
     def withdraw(self, name: str) -> None:
-        """The export is no longer offered."""
-        del self._exports[name]
-        self._export_all()
+        """The export is no longer offered, though /etc/exports has it."""
+        self.inside("exportfs", "-u", f"*:{EXPORTS / name}")
 
     def _export_all(self) -> None:
         Path("/etc/exports").write_text("".join(f"{line}\n" for line in self._exports.values()))
@@ -147,15 +176,21 @@ class Server:
             self.inside("exportfs", "-f")  # what the kernel remembers of clients and exports
 
     @contextlib.contextmanager
-    def nfs_mount(self, where: str, options: str = "vers=4.2", name: str = "nfs") -> Iterator[Path]:
-        """The export mounted at `where`, until it can be taken away again."""
+    def nfs_mount(
+        self, where: str, options: str = "vers=4.2", name: str = "nfs", *, fstab: bool = False
+    ) -> Iterator[Path]:
+        """The export mounted at `where`, until it can be taken away again. `fstab`: as it stands there meanwhile."""
         place = Path(where)
         place.mkdir(parents=True, exist_ok=True)
-        run("mount", "-t", "nfs", "-o", options, f"{ADDRESS}:{EXPORTS / name}", where)
+        source = f"{ADDRESS}:{EXPORTS / name}"
+        if fstab:
+            FSTAB.write_text(f"{source} {where} nfs {options},noauto 0 0\n")
+        run("mount", *([] if fstab else ["-t", "nfs", "-o", options, source]), where)
         try:
             yield place
         finally:
             self.join()
+            FSTAB.write_text("")
             while mountinfo(where):
                 run("umount", "-l", where)
 
@@ -164,41 +199,33 @@ class Server:
     def smb(self) -> None:
         """Serve /srv/smb as //10.99.0.2/share, to user root with password "lab"."""
         (EXPORTS / "smb" / "dir").mkdir(parents=True, exist_ok=True)
-        self._configure_smb(offered=True)
+        (EXPORTS / "smb" / "file").write_text("hello\n")
+        self.write_share()
         run("smbpasswd", "-s", "-a", "root", text="lab\nlab\n")
-        if not pids("smbd"):
-            self.start_smbd()
+        self._install("smbd.service", _SMBD)
+        run("systemctl", "start", "smbd")
 
     @staticmethod
-    def _configure_smb(*, offered: bool) -> None:
+    def write_share(*, offered: bool = True) -> None:
+        """Into smb.conf alone: smbd is to be told."""
         text = (
             "[global]\nserver role = standalone server\nmap to guest = never\nlog level = 0\ndisable netbios = yes\n"
             "smb ports = 445\ninterfaces = eth0\n"
         )
         if offered:
             text += f"[share]\npath = {EXPORTS / 'smb'}\nread only = no\n"
-        Path("/etc/samba/smb.conf").write_text(text)
+        SMB_CONF.write_text(text)
 
     def remove_share(self) -> None:
         """The share is no longer offered, and who uses it is put out."""
-        self._configure_smb(offered=False)
+        self.write_share(offered=False)
         self.inside("smbcontrol", "smbd", "reload-config")
         self.inside("smbcontrol", "smbd", "close-share", "share")
 
-    def offer_share(self) -> None:
-        self._configure_smb(offered=True)
-        self.inside("smbcontrol", "smbd", "reload-config")
-
-    def start_smbd(self) -> None:
-        self.inside("smbd", "-D")
-        wait_until(lambda: ":445" in self.inside("ss", "-Htln"), "smbd listens")
-
-    def stop_smbd(self) -> None:
+    @staticmethod
+    def stop_smbd() -> None:
         """All of its processes: connections end."""
-        for pid in pids("smbd"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        wait_until(lambda: not pids("smbd"), "smbd is gone")
+        run("systemctl", "stop", "smbd")
 
 
 def pids(comm: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The README's table of cases: what a row holds, and how it is written into a file."""
+"""The README's table of cases, and their stories below it: what a row holds, how they are written into a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 ROW = "row"
 BEGIN, END = "<!-- cases: written by --lab-table -->", "<!-- end of cases -->"
+STORIES = "The messages of these cases, as they were received, and what was done"
 
 
 class Row(NamedTuple):
@@ -22,6 +23,7 @@ class Row(NamedTuple):
     watcher: str
     alarm: float | None = None  # seconds from the cut until the message had been received
     recovery: float | None = None  # seconds from the moment when `stat -f` answers again until the message
+    story: str = ""  # the alarm as it was received, what was done about it, and the message that ended it
 
 
 def render(rows: Iterable[Row]) -> str:
@@ -36,6 +38,8 @@ def render(rows: Iterable[Row]) -> str:
         "|---|---|---|---:|---:|",
     ]
     lines += [f"| {r.case} | {r.control} | {r.watcher} | {_s(r.alarm)} | {_s(r.recovery)} |" for r in found]
+    if stories := [line for r in found if r.story for line in (f"{r.case}:", "", "```text", r.story, "```", "")]:
+        lines += ["", "<details>", f"<summary>{STORIES}</summary>", "", *stories, "</details>"]
     return "\n".join(lines)
 
 

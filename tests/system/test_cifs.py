@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.net import ADDRESS, Server, mountinfo, run
+from tests.system.following import OwnAct, follow, joined
+from tests.system.hanging import reads, works
+from tests.system.net import ADDRESS, SMB_CONF, Server, mountinfo, run
 from tests.system.table import Row
-from tests.system.watching import ERROR, LAG, QUICK, RECOVERY, SILENCE, Watch, follow, once, outage
+from tests.system.watching import ERROR, LAG, QUICK, RECOVERY, SILENCE, Watch, once, outage
 
 Note = Callable[[Row], None]
 # Once packets pass again the kernel takes as long as TCP waits between its last tries: the longer the cut, the longer.
@@ -39,11 +41,11 @@ def share(where: str = "/mnt/smb") -> Iterator[Path]:
 @pytest.mark.lab("cifs")
 @pytest.mark.timeout(240)
 async def test_smbd_stopped_and_started(server: Server, row: Note) -> None:
-    with share() as place:
+    with share() as place, reads(place / "file"):
         assert once("--path", str(place))[0] == 0
-        told = await outage(place, server.stop_smbd, server.start_smbd, says="NO ANSWER", within=SILENCE)
+        told = await outage(place, server.stop_smbd, says="NO ANSWER", within=SILENCE, hangs=["tail ("])
     assert f"{ADDRESS}:445 refuses connections" in told.alarm.message
-    assert f"Do: start the SMB service on {ADDRESS}" in told.alarm.message
+    assert f"Do on {ADDRESS}: systemctl restart smbd" in told.alarm.message
     row(told.row(40, "SMB 3.1.1: smbd stopped", "NO ANSWER"))
 
 
@@ -54,7 +56,7 @@ async def test_who_is_patient_enough_to_hear_that_the_host_is_down(server: Serve
     with share() as place:
         async with Watch([str(place)], probe={"timeout": "15s"}) as watch:
             await watch.status("1 ok")
-            told = await watch.outage(place, server.stop_smbd, server.start_smbd)
+            told = await watch.outage(place, server.stop_smbd)
             assert len(watch.messages) == 2, watch.messages
             assert "NO ANSWER" in told.alarm.title
             assert "Host is down" in told.alarm.message
@@ -67,17 +69,19 @@ async def test_the_share_is_removed_and_offered_again(
     server: Server, row: Note, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And, once it is well again, unmounted: what is told then needs the password alone."""
-    with share() as place:
+    with share() as place, works(place / "dir"):
         gone = "ERROR No such file or directory"
-        told = await outage(place, server.remove_share, server.offer_share, says=gone, within=ERROR)
+        edits = OwnAct(f"[share] written into {SMB_CONF} again, on {ADDRESS}", server.write_share)
+        told = await outage(place, server.remove_share, edits=edits, says=gone, within=ERROR, hangs=["sleep ("])
         share_of = f"//{ADDRESS}/share"
-        assert f"Do: offer {share_of} on {ADDRESS} again; it resumes alone" in told.alarm.message
+        assert f"Do on {ADDRESS}: testparm -s; smbcontrol all reload-config" in told.alarm.message
+    with share() as place:
         monkeypatch.setenv("PASSWD", "lab")  # mount.cifs(8) asks for none then
         async with Watch([str(place)], on=["vanished"], probe=QUICK) as watch:
             await watch.status("1 ok")
             run("umount", str(place))
             alarm = await watch.next_message(0)
-            await asyncio.to_thread(follow, alarm)
+            await asyncio.to_thread(follow, alarm.message)
             mended = await watch.next_message(1)
     assert "NOT MOUNTED" in alarm.title
     assert f"{ADDRESS}:445 accepts connections" in alarm.message
@@ -89,6 +93,14 @@ async def test_the_share_is_removed_and_offered_again(
 @pytest.mark.lab("cifs-cut")
 @pytest.mark.timeout(500)
 async def test_packets_dropped(server: Server, row: Note) -> None:
-    with share() as place:
-        told = await outage(place, server.cut, server.join, says="NO ANSWER", within=SILENCE, back_within=BACK_WITHIN)
+    with share() as place, reads(place / "file"):
+        told = await outage(
+            place,
+            server.cut,
+            joined(server),
+            says="NO ANSWER",
+            within=SILENCE,
+            hangs=["tail ("],
+            back_within=BACK_WITHIN,
+        )
     row(told.row(41, "SMB 3.1.1: packets dropped", "NO ANSWER"))

@@ -5,30 +5,37 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.fuse import NO_INIT, FuseServer
+from tests.system.control import Control
+from tests.system.following import OwnAct
+from tests.system.hanging import GUESTS, reads, storage, works
 from tests.system.net import mountinfo, pids, run
 from tests.system.table import Row
 from tests.system.waiting import wait_until
-from tests.system.watching import ERROR, KERNEL, LAG, QUICK, SILENCE, Control, Watch, nothing, once, outage
+from tests.system.watching import ERROR, KERNEL, LAG, QUICK, SILENCE, Watch, nothing, once, outage
 
 Note = Callable[[Row], None]
 NOBODY = 65534
+REMOTE = Path("/srv")
 SSH = Path("/usr/local/bin/ssh")  # stands in for ssh(1)
 DOWN = Path("/run/ssh.down")  # while it exists, the far end is not to be reached
 
 
 def start_sshfs(place: Path, *options: str, before: Sequence[str] = ()) -> None:
     """An sshfs that speaks with an sftp-server of its own. `before`: what stands before its command."""
+    (REMOTE / "dir").mkdir(parents=True, exist_ok=True)
+    (REMOTE / "file").write_text("hello\n")
     SSH.write_text(f"#!/bin/sh\n[ -e {DOWN} ] && exit 255\nexec /usr/lib/openssh/sftp-server\n")
     SSH.chmod(0o755)
     more = [word for option in options for word in ("-o", option)]
-    run(*before, "sshfs", *more, "nas01:/srv", str(place))
+    run(*before, "sshfs", *more, f"nas01:{REMOTE}", str(place))
     wait_until(lambda: mountinfo(place), "sshfs has mounted")
 
 
@@ -41,7 +48,7 @@ def sshfs(*options: str, where: str = "/mnt/sshfs", before: Sequence[str] = ()) 
         yield place
     finally:
         DOWN.unlink(missing_ok=True)
-        send(signal.SIGCONT, "sftp-server")
+        send(signal.SIGCONT, "sftp-server")  # also of one that was given up
         while mountinfo(where):
             run("umount", "-l", where)
         send(signal.SIGKILL, "sshfs")
@@ -71,53 +78,59 @@ def cannot_be_killed(comm: str) -> int:
 @pytest.mark.lab("fuse")
 @pytest.mark.timeout(240)
 async def test_the_far_end_of_an_sshfs_stops(row: Note) -> None:
-    with sshfs() as place:
+    with sshfs() as place, reads(place / "file"):
         assert once("--path", str(place))[0] == 0
         async with Watch([str(place)]) as watch:
             await watch.status("1 ok")
 
-            def mend() -> None:
+            def look() -> None:
                 # One thread of the probe's is caught for good, and who looks meanwhile adds none.
                 assert cannot_be_killed("python") == 1
                 code, said = once("--path", str(place), config=watch.config)
                 assert (code, said["mounts"][0]["cause"]) == (2, "timeout")
                 assert cannot_be_killed("python") == 1
                 assert cannot_be_killed("stat") > 1, "the control is known to leave one each time"
-                send(signal.SIGCONT, "sftp-server")
 
-            told = await watch.outage(place, lambda: send(signal.SIGSTOP, "sftp-server"), mend)
+            # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
+            told = await watch.outage(
+                place,
+                lambda: send(signal.SIGSTOP, "sftp-server"),
+                looks=look,
+                follows=["To mount it anew"],
+                hangs=["tail ("],
+                ends="ok",
+            )
             await watch.service.wait_until(lambda: "hanging" not in watch.now, "no probe hangs any more")
             assert len(watch.messages) == 2, watch.messages
             told.judge("NO ANSWER", SILENCE)
             assert "nas01" in told.alarm.title + told.alarm.message
             wait_until(lambda: cannot_be_killed("python") == 0, "the kernel lets go of the thread")
-    row(told.row(50, "sshfs: far end stopped", "NO ANSWER"))
+    row(told.row(50, "sshfs: far end stopped; then mounted anew", "NO ANSWER"))
 
 
 @pytest.mark.lab("fuse")
 @pytest.mark.timeout(240)
 async def test_sshfs_is_killed_and_started_again(row: Note) -> None:
-    with sshfs() as place:
+    with sshfs() as place, works(place / "dir"):
 
         def kill() -> None:
             send(signal.SIGKILL, "sshfs")
 
-        # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
-        told = await outage(place, kill, nothing, as_told=True, says="FUSE PROCESS DEAD", within=ERROR, ends="ok")
+        told = await outage(place, kill, says="FUSE PROCESS DEAD", within=ERROR, hangs=["sleep ("], ends="ok")
     row(told.row(51, "sshfs: killed; then mounted anew", "FUSE PROCESS DEAD"))
 
 
 @pytest.mark.lab("fuse2")
 @pytest.mark.timeout(240)
 async def test_sshfs_that_looks_for_its_server_again_and_again(row: Note) -> None:
-    with sshfs("reconnect") as place:
+    with sshfs("reconnect") as place, works(place / "dir"):
 
         def fall() -> None:
             DOWN.touch()
             send(signal.SIGKILL, "sftp-server")
 
-        told = await outage(place, fall, DOWN.unlink, says="I/O ERROR", within=ERROR)
-    assert "Do: revive nas01; if it is well, see to " in told.alarm.message
+        back = OwnAct("nas01 can be reached again", DOWN.unlink)
+        told = await outage(place, fall, back, says="I/O ERROR", within=ERROR, hangs=["sleep ("])
     row(told.row(52, "sshfs, `reconnect`: server away", "I/O ERROR"))
 
 
@@ -125,12 +138,11 @@ async def test_sshfs_that_looks_for_its_server_again_and_again(row: Note) -> Non
 @pytest.mark.timeout(240)
 async def test_sshfs_that_ends_when_its_connection_does(row: Note) -> None:
     """It takes its mount along, and what is written from then on fills the disk underneath."""
-    with sshfs() as place:
+    with sshfs() as place, storage("media", place, "dir"):
         told = await outage(
             place,
             lambda: send(signal.SIGKILL, "sftp-server"),
-            nothing,
-            as_told=True,
+            hangs=["PVE storage media", GUESTS],
             says="NOT MOUNTED",
             within=ERROR,
             on=["stale", "vanished"],
@@ -178,20 +190,18 @@ async def test_another_users_mount_is_not_checkable_and_no_alarm(tmp_path: Path,
 
 @pytest.mark.lab("fuse3")
 @pytest.mark.timeout(240)
-async def test_a_fuse_process_that_never_finishes_its_start(tmp_path: Path, fuse: FuseServer, row: Note) -> None:
-    place = tmp_path / "gvfs"
-    place.mkdir()
-    async with Watch([str(place)]) as watch:
+async def test_a_fuse_process_that_never_finishes_its_start(fuse: FuseServer, row: Note) -> None:
+    """As gvfs was seen to, by a df(1) that never came back; it is no process of a user's here."""
+    place = Path("/run/user/1000/gvfs")
+    place.mkdir(parents=True, exist_ok=True)
+    async with Watch([str(place)]) as watch, AsyncExitStack() as stack:
         await watch.status("0 mounts|no mounts|watching")
         fuse.mount(str(place), mode=NO_INIT, source="gvfsd-fuse", fstype="fuse.other")
-        told = await watch.outage(
-            place,
-            nothing,
-            nothing,
-            as_told=True,
-            ends="unmounted",
-        )
+        df = stack.enter_context(subprocess.Popen(["df", str(place)], stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        stack.callback(df.kill)
+        told = await watch.outage(place, nothing, hangs=["df ("], ends="unmounted")
         await watch.service.wait_until(lambda: not watch.service.children(), "no probe is left")
+        await asyncio.to_thread(df.wait, 60)
         assert len(watch.messages) == 2, watch.messages
         assert "NO ANSWER" in told.alarm.title
         assert told.alarm_after < SILENCE + LAG

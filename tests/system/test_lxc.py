@@ -12,10 +12,12 @@ import pytest
 
 from tests.fakes.fuse import HANG, OK, FuseMount, FuseServer
 from tests.integration.service import Service
+from tests.system.following import follow, joined
+from tests.system.hanging import reads, works
 from tests.system.lxc import Container, InsideFuse
 from tests.system.net import ADDRESS, EXPORTS, Server
 from tests.system.table import Row
-from tests.system.watching import QUICK, Watch, follow, once
+from tests.system.watching import QUICK, Watch, once
 
 HOST = "lab"
 NFS = "/mnt/nfs"
@@ -48,7 +50,9 @@ async def test_a_share_of_the_host_that_is_bound_into_two_containers(
         arr.start(foreground=False)
         async with Watch([NFS, "ct:*"], containers=True) as watch:
             await watch.status("3 mounts on the host and in 2 containers: 3 ok$")
-            told = await watch.outage("/media", server.cut, server.join, inside=plex.attach)
+            told = await watch.outage(
+                "/media", server.cut, joined(server), hangs=["CT 101 plex", "CT 102 arr"], inside=plex.attach
+            )
             await watch.status(": 3 ok$")
         assert len(watch.messages) == 2
     assert told.alarm.title == f"🔴 {HOST}: {ADDRESS} NO ANSWER, 3 mounts"
@@ -66,10 +70,12 @@ async def test_nfs_mounted_inside_a_container(server: Server, row: Callable[[Row
     server.bridge()
     with Container("101", "plex", address="10.99.0.101") as plex:
         plex.start()
-        with plex.nfs_mount(SOURCE, "/mnt/own", "vers=4.2,hard"):
+        with plex.nfs_mount(SOURCE, "/mnt/own", "vers=4.2,hard"), reads("/mnt/own/file", plex.attach):
             async with Watch(["ct:*"], containers=True) as watch:
                 await watch.status("1 mount on the host and in 1 container: 1 ok$")
-                told = await watch.outage("/mnt/own", server.cut, server.join, inside=plex.attach)
+                told = await watch.outage(
+                    "/mnt/own", server.cut, joined(server), hangs=["tail (", ", CT 101)"], inside=plex.attach
+                )
                 await watch.status(": 1 ok$")
             assert len(watch.messages) == 2
     assert told.alarm.title == f"🔴 {HOST}: CT 101 plex /mnt/own NO ANSWER"
@@ -91,15 +97,23 @@ async def test_fuse_inside_an_unprivileged_container(row: Callable[[Row], None])
             assert "Permission denied" in refused.stderr
             async with Watch(["ct:*"], containers=True) as watch:
                 await watch.status(": 1 ok$")
-                told = await watch.outage("/mnt/own", lambda: own.set(HANG), lambda: own.set(OK), inside=arr.attach)
-                await watch.status(": 1 ok$")
+                with works("/mnt/own", arr.attach):
+                    told = await watch.outage(
+                        "/mnt/own",
+                        lambda: own.set(HANG),
+                        follows=["To give it up"],
+                        hangs=["sleep (", ", CT 102)"],
+                        ends=" unmounted after ",
+                        inside=arr.attach,
+                    )
+                await watch.status("watching 0 mounts")
+                await watch.service.wait_until(lambda: not watch.service.children(), "no probe is left")
             assert len(watch.messages) == 2
     assert told.alarm.title == f"🔴 {HOST}: CT 102 arr /mnt/own NO ANSWER"
-    assert told.recovery.title.startswith(f"🟢 {HOST}: CT 102 arr /mnt/own ok after ")
     # This kernel does not tell who serves it; one process in there may.
     assert "python3 (pid " in told.alarm.message
-    case = "FUSE inside an unprivileged container: its process hangs"
-    row(told.row(62, case, "NO ANSWER"))
+    case = "FUSE inside an unprivileged container: its process hangs; then given up"
+    row(told.row(62, case, "NO ANSWER")._replace(recovery=None))
 
 
 # ---- what is about containers, not about times
@@ -228,7 +242,7 @@ async def test_a_frozen_container_is_not_judged() -> None:
                 # And what is told of it later can be followed, from the host.
                 own.set(HANG)
                 hangs = await watch.next_message(2)
-                await asyncio.to_thread(follow, hangs, "To give it up: ")
+                await asyncio.to_thread(follow, hangs.message, ["To give it up"])
                 ended = await watch.next_message(3)
     assert alarm.title == f"🔴 {HOST}: /mnt/slow NO ANSWER"
     assert recovery.title.startswith(f"🟢 {HOST}: /mnt/slow ok after ")
@@ -285,7 +299,7 @@ async def test_what_the_host_mounts_after_containers_were_started(server: Server
             with server.nfs_mount(NFS):
                 alarm = await watch.next_message(0)
                 await watch.status("watching 3 mounts .*: 2 ok, 1 not mounted$")
-                await asyncio.to_thread(follow, alarm)
+                await asyncio.to_thread(follow, alarm.message)
                 recovery = await watch.next_message(1)
                 await watch.status("watching 3 mounts .*: 3 ok$")
                 assert len(watch.messages) == 2

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.fuse import FuseServer
+from tests.system.control import Control
+from tests.system.following import follow, joined
+from tests.system.hanging import GUESTS, reads, storage, works
 from tests.system.net import ADDRESS, Server, mountinfo, run
 from tests.system.table import Row
 from tests.system.waiting import wait_until
-from tests.system.watching import ERROR, KERNEL, QUICK, SILENCE, Control, Watch, nothing, once, outage
+from tests.system.watching import ERROR, KERNEL, QUICK, SILENCE, Watch, once, outage
 
 Note = Callable[[Row], None]
+NAS = "/mnt/pve/nas01"  # where Proxmox VE mounts a storage of this name
 
 
 @pytest.fixture
@@ -33,20 +37,21 @@ def server() -> Iterator[Server]:
 @pytest.mark.timeout(240)
 async def test_hard_version_4_2_packets_dropped(server: Server, row: Note) -> None:
     server.nfs()
-    with server.nfs_mount("/mnt/nfs", "vers=4.2,hard") as place:
+    with server.nfs_mount(NAS, "vers=4.2,hard") as place, storage("nas01", place), works(place / "dir"):
         assert once("--path", str(place))[0] == 0
-        told = await outage(place, server.cut, server.join, says="NO ANSWER", within=SILENCE)
+        hangs = ("PVE storage nas01", GUESTS, "sleep (")
+        told = await outage(place, server.cut, joined(server), says="NO ANSWER", within=SILENCE, hangs=hangs)
     assert set(told.control) == {"ok"}, "the control is known to miss it"
-    row(told.row(10, "NFS 4.2, hard: packets dropped", "NO ANSWER"))
+    row(told.row(10, "NFS 4.2, hard, a storage of Proxmox VE: packets dropped", "NO ANSWER"))
 
 
 @pytest.mark.lab("nfs4")
 @pytest.mark.timeout(240)
 async def test_nfsd_stopped_and_started(server: Server, row: Note) -> None:
     server.nfs()
-    with server.nfs_mount("/mnt/nfs", "vers=4.2,hard") as place:
-        told = await outage(place, server.stop_nfsd, server.start_nfsd, says="NO ANSWER", within=SILENCE)
-    assert f"Do: start the NFS service on {ADDRESS}; hard mounts resume alone" in told.alarm.message
+    with server.nfs_mount("/mnt/nfs", "vers=4.2,hard") as place, reads(place / "file"):
+        told = await outage(place, server.stop_nfsd, says="NO ANSWER", within=SILENCE, hangs=["tail ("])
+    assert f"Do on {ADDRESS}: systemctl restart nfs-server" in told.alarm.message
     assert set(told.control) == {"ok"}, "the control is known to miss it"
     row(told.row(13, "NFS 4.2, hard: nfsd stopped", "NO ANSWER"))
 
@@ -55,8 +60,8 @@ async def test_nfsd_stopped_and_started(server: Server, row: Note) -> None:
 @pytest.mark.timeout(240)
 async def test_hard_version_3_packets_dropped(server: Server, row: Note) -> None:
     server.nfs(v3=True)
-    with server.nfs_mount("/mnt/nfs", "vers=3,hard,nolock") as place:
-        told = await outage(place, server.cut, server.join, says="NO ANSWER", within=SILENCE)
+    with server.nfs_mount("/mnt/nfs", "vers=3,hard,nolock") as place, works(place):
+        told = await outage(place, server.cut, joined(server), says="NO ANSWER", within=SILENCE, hangs=["sleep ("])
     assert set(told.control) == {"ok"}, "the control is known to miss it"
     row(told.row(11, "NFS 3, hard: packets dropped", "NO ANSWER"))
 
@@ -65,7 +70,7 @@ async def test_hard_version_3_packets_dropped(server: Server, row: Note) -> None
 @pytest.mark.timeout(240)
 async def test_a_soft_mount_is_silent_then_says_eio_and_neither_is_a_recovery(server: Server, row: Note) -> None:
     server.nfs()
-    with server.nfs_mount("/mnt/nfs", "vers=4.2,soft,timeo=50,retrans=2") as place:
+    with server.nfs_mount("/mnt/nfs", "vers=4.2,soft,timeo=50,retrans=2") as place, reads(place / "file"):
         # Patient enough to see its EIO, which comes after 15 to 30 s; only then the wire is back.
         async with Watch([str(place)], probe={"timeout": "40s"}) as patient, Watch([str(place)]) as watch:
             await patient.status("1 ok")
@@ -75,7 +80,8 @@ async def test_a_soft_mount_is_silent_then_says_eio_and_neither_is_a_recovery(se
                 wait_until(lambda: "Input/output error" in patient.service.log, "an EIO was seen", 90)
                 server.join()
 
-            told = await watch.outage(place, server.cut, mend)
+            mends = joined(server)._replace(do=mend)
+            told = await watch.outage(place, server.cut, mends, hangs=["tail ("])
             await patient.next_message(1)
         assert len(watch.messages) == 2, watch.messages
         assert len(patient.messages) == 2, patient.messages
@@ -91,10 +97,9 @@ async def test_a_soft_mount_is_silent_then_says_eio_and_neither_is_a_recovery(se
 @pytest.mark.timeout(200)
 async def test_an_export_is_withdrawn_and_offered_again(server: Server, row: Note) -> None:
     server.nfs()
-    with server.nfs_mount("/mnt/nfs") as place:
-        told = await outage(
-            place, lambda: server.withdraw("nfs"), lambda: server.export("nfs"), says="REFUSED", within=ERROR
-        )
+    with server.nfs_mount("/mnt/nfs") as place, works(place / "dir"):
+        told = await outage(place, lambda: server.withdraw("nfs"), says="REFUSED", within=ERROR, hangs=["sleep ("])
+    assert f"Do on {ADDRESS}: " in told.alarm.message
     row(told.row(20, "NFS 4.2: export withdrawn", "REFUSED"))
 
 
@@ -104,7 +109,7 @@ async def test_the_mounted_directory_is_made_anew(server: Server, row: Note) -> 
     server.nfs()
     export = server.export("nfs")
     (export / "sub").mkdir()
-    with server.nfs_mount("/mnt/nfs", name="nfs/sub") as place:
+    with server.nfs_mount("/mnt/nfs", name="nfs/sub") as place, works(place):
 
         def replace() -> None:
             (export / "sub").rmdir()
@@ -112,26 +117,28 @@ async def test_the_mounted_directory_is_made_anew(server: Server, row: Note) -> 
             (export / "sub").mkdir()
 
         # The kernel may use all numbers again: then it is "ok", else "remounted, ok".
-        told = await outage(place, replace, nothing, as_told=True, ends="ok", says="STALE HANDLE", within=ERROR)
+        told = await outage(place, replace, says="STALE HANDLE", within=ERROR, hangs=["sleep ("], ends="ok")
+    assert f"First, on {ADDRESS}: " in told.alarm.message
     row(told.row(21, "NFS 4.2: directory deleted and made anew; then mounted anew", "STALE HANDLE"))
 
 
 @pytest.mark.lab("nfs-errors")
 @pytest.mark.timeout(200)
 async def test_the_fsid_of_an_export_changes(server: Server, row: Note) -> None:
+    """Of what stands in /etc/fstab."""
     server.nfs()
-    with server.nfs_mount("/mnt/nfs") as place:
+    with server.nfs_mount("/mnt/nfs", fstab=True) as place, works(place / "dir"):
         told = await outage(
             place,
             lambda: server.export("nfs", fsid=77),
-            nothing,
-            as_told=True,
-            ends="ok",
             says="STALE HANDLE",
             within=ERROR,
+            hangs=["sleep ("],
+            ends="ok",
         )
         server.export("nfs")
-    row(told.row(22, "NFS 4.2: fsid of the export changed", "STALE HANDLE"))
+    assert "; mount /mnt/nfs" in told.alarm.message
+    row(told.row(22, "NFS 4.2, in /etc/fstab: fsid of the export changed", "STALE HANDLE"))
 
 
 # ---- read-only
@@ -145,8 +152,6 @@ async def test_the_client_remounts_read_only(server: Server, row: Note) -> None:
         told = await outage(
             place,
             lambda: run("mount", "-o", "remount,ro", str(place)),
-            nothing,
-            as_told=True,
             says="READ-ONLY",
             within=ERROR,
             on=["stale", "readonly"],
@@ -266,6 +271,31 @@ async def test_neighbours_that_nobody_can_kill(server: Server, tmp_path: Path, f
                 await asyncio.to_thread(creator.wait, 60)
             await watch.service.wait_until(lambda: "probe hanging" not in watch.now, "no probe hangs")
         assert len(watch.messages) == 2, watch.messages
+
+
+@pytest.mark.lab("nfs-umount")
+@pytest.mark.timeout(120)
+async def test_a_dead_mount_is_given_up_as_its_alarm_says(server: Server) -> None:
+    """Nobody waits for the server any more, neither of ours nor of others."""
+    server.nfs()
+    with server.nfs_mount("/mnt/nfs", "vers=4.2,hard") as place, reads(place / "file"):
+        async with Watch([str(place)], probe=QUICK) as watch:
+            await watch.status("1 ok")
+            await asyncio.to_thread(server.cut)
+            waiting = in_the_background("touch", str(place / "new"))
+            alarm = await watch.next_message(0)
+            hanging = alarm.message.partition("Hangs on it: ")[2]
+            assert f"touch ({waiting.pid}" in hanging
+            assert "tail (" in hanging
+            assert waiting.poll() is None
+            await asyncio.to_thread(follow, alarm.message, ["To give it up"])
+            assert not mountinfo(place)
+            assert await asyncio.to_thread(waiting.wait, 60) != 0
+            ended = await watch.next_message(1)
+            await watch.service.wait_until(lambda: not watch.service.children(), "no probe is left")
+            assert len(watch.messages) == 2, watch.messages
+    assert "NO ANSWER" in alarm.title
+    assert " unmounted after " in ended.title
 
 
 # ---- a bad line is no outage

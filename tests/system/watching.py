@@ -2,9 +2,9 @@
 
     async with Watch(["/mnt/nfs"]) as watch:          # default settings, but for what is named here
         await watch.status("1 ok")
-        told = await watch.outage(place, server.cut, server.join)
+        told = await watch.outage(place, server.stop_nfsd)     # the commands of the alarm mend it
 
-    told = await outage(place, server.cut, server.join, says="NO ANSWER", within=SILENCE)    # all of it, and judged
+    told = await outage(place, server.cut, joined(server), says="NO ANSWER", within=SILENCE)    # all of it, and judged
 
 Must not know how anything is broken or mended.
 """
@@ -15,12 +15,10 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -30,6 +28,8 @@ from typing import Any, NamedTuple, Self
 
 from tests.fakes.receivers import GotifyMessage, GotifyReceiver
 from tests.integration.service import Service, toml
+from tests.system.control import Control
+from tests.system.following import TO_MEND, OwnAct, follow
 from tests.system.table import Row
 
 # What the design promises with default settings, and seconds by which a lab on a busy machine may be late.
@@ -50,57 +50,6 @@ QUICK = {
 }
 
 
-class Control:
-    """The probe of the best-known monitor: `stat -c %i` with two seconds of patience, at every other second.
-
-    With one difference: who started it does not wait for a child that cannot be killed.
-    """
-
-    def __init__(self, place: str, inside: Sequence[str] = ()) -> None:
-        """`inside`: what stands before a command that is to run in a container."""
-        self._command = [*inside, "stat", "-c", "%i", place]
-        self._said: list[tuple[float, str]] = []
-        self._left: list[int] = []  # killed, and maybe still there
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            began = time.monotonic()
-            self._said.append((began, self._probe()))
-            self._over.wait(2)
-
-    def _probe(self) -> str:
-        # Without subprocess: it complains of children that are still there.
-        with tempfile.TemporaryFile() as errors:
-            files = [(os.POSIX_SPAWN_DUP2, errors.fileno(), 2), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
-            pid = os.posix_spawnp(self._command[0], self._command, os.environ, file_actions=files)
-            until = time.monotonic() + 2
-            while True:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    break
-                if time.monotonic() > until:
-                    os.kill(pid, signal.SIGKILL)
-                    self._left.append(pid)
-                    return "hangs"
-                time.sleep(0.02)
-            errors.seek(0)
-            return "ok" if status == 0 else errors.read().decode().strip().rpartition(": ")[2]
-
-    def since(self, began: float) -> list[str]:
-        """What it has said in probes begun since then."""
-        return [said for when, said in self._said if when >= began]
-
-    def stop(self) -> None:
-        """Once what it watched answers again."""
-        self._over.set()
-        self._thread.join(10)
-        for pid in self._left:
-            os.waitpid(pid, os.WNOHANG)
-
-
 class Told(NamedTuple):
     """One outage from beginning to end."""
 
@@ -109,6 +58,7 @@ class Told(NamedTuple):
     control: list[str]  # what the control has said between the break and the alarm
     recovery: GotifyMessage
     recovery_after: float  # seconds since `stat -f` answers again
+    done: list[str]  # in between: what was typed, and what the test has done
 
     def judge(self, says: str, within: float) -> None:
         """`says`: what must stand in the alarm's title; `within`: seconds to the alarm."""
@@ -119,7 +69,13 @@ class Told(NamedTuple):
     def row(self, order: int, case: str, words: str) -> Row:
         """Of the table; `words`: what we said."""
         said = self.control[-1] if self.control else "–"
-        return Row(order, case, KERNEL, said, words, self.alarm_after, self.recovery_after)
+        return Row(order, case, KERNEL, said, words, self.alarm_after, self.recovery_after, self.story)
+
+    @property
+    def story(self) -> str:
+        """The alarm as it was received, what was done about it, and what was heard then."""
+        first, last = (f"{m.title}\n{m.message}" for m in (self.alarm, self.recovery))
+        return "\n\n".join([first, "\n".join(self.done), last])
 
 
 class Watch:
@@ -221,29 +177,35 @@ class Watch:
     async def followed(self, had: int) -> GotifyMessage:
         """The message after those `had`, once its commands have been run, as an administrator would."""
         message = await self.next_message(had)
-        await asyncio.to_thread(follow, message)
+        await asyncio.to_thread(follow, message.message)
         return message
 
     async def outage(
         self,
         place: str | Path,
         breaks: Callable[[], object],
-        mends: Callable[[], object],
+        mends: OwnAct | None = None,
         *,
-        as_told: bool = False,
+        looks: Callable[[], object] | None = None,
+        edits: OwnAct | None = None,
+        follows: Sequence[str] = TO_MEND,
+        hangs: Sequence[str] = (),
         begins: str = "🔴",
         ends: str = " ok after ",
         inside: Sequence[str] = (),
         back_within: float = PATIENCE,
     ) -> Told:
-        """Break and mend: the message of each, and the control's words in between.
+        """Break, do what the alarm says, and mend: the message of each, and the control's words in between.
 
-        `as_told`: first the commands of the alarm are run, as an administrator would; `mends` is what is left then.
-        `begins`, `ends`: what stands in the titles of the two. `inside`: what stands before a command that is to run
-        in the container whose `place` it is. `back_within`: seconds that the kernel may take until `stat -f` answers.
+        `follows`: which of the alarm's lines are run, as an administrator would. With `mends`, which no command of it
+        can do, they need not succeed, else they have to, once `edits` has been done. `looks`: before all that.
+        `hangs`: what the alarm must name as hanging on it. `begins`, `ends`: what stands in the titles of the two.
+        `inside`: what stands before a command that is to run in the container whose `place` it is. `back_within`:
+        seconds that the kernel may take until `stat -f` answers.
         """
         had = len(self.gotify.received)
         control = Control(str(place), inside)
+        done = []
         try:
             await asyncio.to_thread(breaks)
             began = time.monotonic()
@@ -251,9 +213,17 @@ class Watch:
             alarm_after = time.monotonic() - began
             said = control.since(began)
             assert begins in alarm.title, self.messages
-            if as_told:
-                await asyncio.to_thread(follow, alarm)
-            await asyncio.to_thread(mends)
+            named = alarm.message.partition("Hangs on ")[2]
+            assert all(word in named for word in hangs), (hangs, alarm.message)
+            if looks is not None:
+                await asyncio.to_thread(looks)
+            if edits is not None:
+                await asyncio.to_thread(edits.do)
+                done.append(f"({edits.words})")
+            done += await asyncio.to_thread(follow, alarm.message, follows, must=mends is None)
+            if mends is not None:
+                await asyncio.to_thread(mends.do)
+                done.append(f"({mends.words})")
             await asyncio.to_thread(until_it_answers, str(place), inside, back_within)
             back = time.monotonic()
             recovery = await self.next_message(had + 1)
@@ -261,43 +231,30 @@ class Watch:
         finally:
             control.stop()
         assert ends in recovery.title, self.messages
-        return Told(alarm, alarm_after, said, recovery, recovery_after)
+        return Told(alarm, alarm_after, said, recovery, recovery_after, done)
 
 
 async def outage(
     place: Path,
     breaks: Callable[[], object],
-    mends: Callable[[], object],
+    mends: OwnAct | None = None,
     *,
     says: str,
     within: float,
-    as_told: bool = False,
     on: Sequence[str] = ("stale",),
-    begins: str = "🔴",
-    ends: str = " ok after ",
-    back_within: float = PATIENCE,
+    **how: Any,
 ) -> Told:
     """With default settings: one alarm that says this within so many seconds, one recovery in time, and no more."""
     async with Watch([str(place)], on=on) as watch:
         await watch.status("1 ok")
-        told = await watch.outage(
-            place, breaks, mends, as_told=as_told, begins=begins, ends=ends, back_within=back_within
-        )
+        told = await watch.outage(place, breaks, mends, **how)
         assert len(watch.messages) == 2, watch.messages
     told.judge(says, within)
     return told
 
 
 def nothing() -> None:
-    """What is left to do where the commands of an alarm do all."""
-
-
-def follow(alarm: GotifyMessage, lead: str = "Do: ") -> None:
-    """Do what an alarm says is to be done, as it stands there; "then start what mounts it again" is the test's."""
-    [advice] = [line for line in alarm.message.splitlines() if line.startswith(lead)]
-    commands = advice.removeprefix(lead)  # the whole line, as it is copied
-    done = subprocess.run(["sh", "-ec", commands], cwd="/", capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, (commands, done.stdout, done.stderr)
+    """What breaks something that is broken from its beginning."""
 
 
 def until_it_answers(place: str, inside: Sequence[str] = (), limit: float = PATIENCE) -> None:

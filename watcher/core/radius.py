@@ -174,8 +174,8 @@ def line(radius: Radius) -> str:
 def lines(radius: Radius | None, on: str, limit: int, see: str = "") -> list[str]:
     """The same as one or two lines of a message, the processes on their own. `on`: what it hangs on.
 
-    None: not known yet. Of `limit` characters each; that there may be more stands on the first, which is the last to be left out. `see`: a
-    command that tells more where the search was cut short.
+    None: not known yet. Of `limit` characters each; that there may be more stands on the first, which is the last to be
+    left out. `see`: a command that tells more where the search was cut short.
     """
     if radius is None:
         return [f"Hangs on {on}: not known yet{f'; see: {see}' if see and len(see) <= limit // 3 else ''}"]
