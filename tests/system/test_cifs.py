@@ -70,7 +70,7 @@ async def test_the_share_is_removed_and_offered_again(
 ) -> None:
     """And, once it is well again, unmounted: what is told then needs the password alone."""
     with share() as place, works(place / "dir"):
-        gone = "ERROR No such file or directory"
+        gone = "SHARE NOT OFFERED"
         edits = OwnAct(f"[share] written into {SMB_CONF} again, on {ADDRESS}", server.write_share)
         told = await outage(place, server.remove_share, edits=edits, says=gone, within=ERROR, hangs=["sleep ("])
         share_of = f"//{ADDRESS}/share"

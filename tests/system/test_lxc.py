@@ -91,7 +91,7 @@ async def test_fuse_inside_an_unprivileged_container(row: Callable[[Row], None])
     with Container("102", "arr", unprivileged=True) as arr:
         arr.start()
         with InsideFuse(arr) as fuse:
-            own = fuse.mount("/mnt/own", source="nas01:/media", fstype="fuse.sshfs")
+            own = fuse.mount("/mnt/own", source="media:", fstype="fuse.rclone")
             outside = ["stat", "/".join(("/proc", str(arr.init), "root/mnt/own"))]
             refused = subprocess.run(outside, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=30)
             assert "Permission denied" in refused.stderr

@@ -137,7 +137,7 @@ async def test_the_fsid_of_an_export_changes(server: Server, row: Note) -> None:
             ends="ok",
         )
         server.export("nfs")
-    assert "; mount /mnt/nfs" in told.alarm.message
+    assert " && mount /mnt/nfs" in told.alarm.message
     row(told.row(22, "NFS 4.2, in /etc/fstab: fsid of the export changed", "STALE HANDLE"))
 
 
