@@ -32,8 +32,8 @@ BATCH = 16  # mounts of which one child finds out
 MAX_QUEUED = 64  # mounts; of more no message waits to be explained
 BURST = 5.0  # seconds in which mounts that die one after the other are one trouble; later it may be another
 GATHER = 0.2  # seconds: which mount is the foremost changes while they die by the hundred
-LOOK = 2.0  # seconds for what hangs on them
-WAIT = 1.0  # seconds for which a message waits, beyond group_wait
+LOOK = 4.0  # seconds for what hangs on them: with GATHER as long as a message waits, group_wait being 3 s
+WAIT = 2.0  # seconds for which a message waits, beyond group_wait
 FRESH = 60.0  # seconds for which evidence holds
 
 
@@ -86,7 +86,7 @@ class Investigator:
             self._wanted.set()
 
     async def found(self, incident: Incident) -> Evidence | None:
-        """What is known of it, within a second; None if that is nothing."""
+        """What is known of it, within WAIT; None if that is nothing."""
         matter = _matter_of(incident)
         if matter is None:
             return None
