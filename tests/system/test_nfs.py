@@ -148,12 +148,13 @@ async def test_the_fsid_of_an_export_changes(server: Server, row: Note) -> None:
 @pytest.mark.timeout(200)
 async def test_the_client_remounts_read_only(server: Server, row: Note) -> None:
     server.nfs()
-    with server.nfs_mount("/mnt/nfs") as place:
+    with server.nfs_mount("/mnt/nfs") as place, works(place / "dir"):
         told = await outage(
             place,
             lambda: run("mount", "-o", "remount,ro", str(place)),
             says="READ-ONLY",
             within=ERROR,
+            hangs=["sleep ("],
             on=["stale", "readonly"],
             begins="🟠",
             ends="writable again",
@@ -274,7 +275,7 @@ async def test_neighbours_that_nobody_can_kill(server: Server, tmp_path: Path, f
 
 
 @pytest.mark.lab("nfs-umount")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_dead_mount_is_given_up_as_its_alarm_says(server: Server) -> None:
     """Nobody waits for the server any more, neither of ours nor of others."""
     server.nfs()
