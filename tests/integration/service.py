@@ -97,8 +97,12 @@ class Service:
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._reading = asyncio.create_task(self._read(reader))
         self._pidfd = os.pidfd_open(self.pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._ended.set)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._has_ended)
         return self
+
+    def _has_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)  # readable from now on: the loop would spin
+        self._ended.set()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,7 +115,6 @@ class Service:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         async with asyncio.timeout(LIMIT):
             await self._reading
