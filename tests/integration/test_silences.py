@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes.fuse import OK, FuseMount, fails
 from tests.fakes.receivers import GotifyReceiver
+from tests.integration.asking import request
 from tests.integration.service import HOST, Service, Site
 
 pytestmark = pytest.mark.kernel
@@ -263,7 +264,12 @@ async def test_silencing_while_the_service_is_busy_does_not_hold_it_up(site: Sit
     site.write_config()
     async with site.service() as service:
         await serving(service, nas)
-        found = await asyncio.gather(*(silence(site, "/mnt/*", "--for", "1h") for _ in range(20)))
-        assert len(set(found)) == 20
+        body = json.dumps({"mounts": ["/mnt/*"], "duration": "1h", "comment": ""}).encode()
+        asked = [
+            request(site, "POST", "/api/v1/silences", body, {"Content-Type": "application/json"}) for _ in range(20)
+        ]
+        replies = await asyncio.gather(*asked)
+        assert {reply.status for reply in replies} == {201}, [reply.body for reply in replies]
+        assert len({reply.headers["location"] for reply in replies}) == 20
         assert len(json.loads((await site.run("silences", "--json")).out)["silences"]) == 20
         assert await service.end() == 0
