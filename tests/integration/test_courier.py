@@ -328,6 +328,7 @@ async def test_check_says_why_not_without_secrets(url: str, secret: str, reason:
 # ---- the conversation
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "line",
     [

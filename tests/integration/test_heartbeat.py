@@ -43,6 +43,7 @@ async def test_the_service_beats_while_mounts_are_stale_and_stops_when_it_does(s
         assert not service.found("heartbeat")
 
 
+@pytest.mark.once
 @pytest.mark.kernel
 async def test_a_ping_that_fails_is_said_once_and_nobody_is_alarmed(site: Site) -> None:
     site.mount("nas")
@@ -63,6 +64,7 @@ async def test_a_ping_that_fails_is_said_once_and_nobody_is_alarmed(site: Site) 
         assert TOKEN not in service.log
 
 
+@pytest.mark.once
 @pytest.mark.kernel
 async def test_it_can_be_configured_while_it_runs(site: Site) -> None:
     site.mount("nas")
@@ -77,6 +79,7 @@ async def test_it_can_be_configured_while_it_runs(site: Site) -> None:
             assert await service.end() == 0
 
 
+@pytest.mark.once
 @pytest.mark.kernel
 async def test_a_credential_that_is_missing_is_said_once(site: Site) -> None:
     site.write_config(more=heartbeat('credential = "ping"'))

@@ -124,6 +124,7 @@ async def test_late_but_in_time(fuse: FuseServer, mount_dir: MakeDir, tmp_path: 
     assert 0.4 <= report.latency < 10.0
 
 
+@pytest.mark.once
 async def test_many_slow_ones_are_no_time_out(fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path) -> None:
     """200 x 45 ms is more than the timeout if they are asked one after the other."""
     mounts = mount_many(fuse, mount_dir, 200, delayed(45))

@@ -146,6 +146,7 @@ async def test_edits_are_taken_up_and_broken_ones_are_told_once(site: Site) -> N
         assert "[probe] interval: 250 has no unit" in body
 
 
+@pytest.mark.once
 async def test_a_file_that_was_removed_and_comes_back_as_it_was_is_in_order_again(site: Site) -> None:
     site.mount("nas")
     away = site.path / "away"
@@ -174,6 +175,7 @@ async def test_an_edit_changes_what_is_watched(site: Site) -> None:
         assert await service.end() == 0
 
 
+@pytest.mark.once
 async def test_a_broken_file_at_the_start_means_the_last_good_copy_or_the_end(site: Site) -> None:
     last = site.mount("last")
     async with GotifyReceiver() as gotify:
@@ -207,6 +209,7 @@ async def test_a_broken_file_at_the_start_means_the_last_good_copy_or_the_end(si
         assert gotify.received[0].message.startswith("Running on the last good configuration.")
 
 
+@pytest.mark.once
 async def test_the_copy_of_another_configuration_is_none_of_ours(site: Site) -> None:
     """Two instances on one machine: the one must not take up the other's channels and mounts."""
     site.mount("nas")
@@ -220,6 +223,7 @@ async def test_the_copy_of_another_configuration_is_none_of_ours(site: Site) -> 
         assert await service.wait_end() == 3
 
 
+@pytest.mark.once
 async def test_a_configuration_that_others_can_read_is_warned_of_once_it_holds_a_url(site: Site) -> None:
     site.write_config()
     site.config.chmod(0o644)
@@ -237,6 +241,7 @@ async def test_a_configuration_that_others_can_read_is_warned_of_once_it_holds_a
 # ---- its own files on file systems that hang
 
 
+@pytest.mark.once
 async def test_a_configuration_on_a_hung_mount_means_the_last_good_copy_or_the_end(site: Site) -> None:
     with_copy, without = site.path / "with" / "config.toml", site.path / "without" / "config.toml"
     for path in (with_copy, without):

@@ -39,6 +39,7 @@ async def test_the_socket_is_roots_alone_and_goes_with_the_service(site: Site) -
         assert not site.socket.exists()
 
 
+@pytest.mark.once
 async def test_a_socket_that_was_left_behind_is_replaced(site: Site) -> None:
     site.write_config()
     async with site.service() as service:
@@ -53,6 +54,7 @@ async def test_a_socket_that_was_left_behind_is_replaced(site: Site) -> None:
         assert await service.end() == 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("other", [None, ""])
 async def test_a_second_service_is_refused(site: Site, other: str | None) -> None:
     site.write_config(socket=other)
@@ -88,6 +90,7 @@ async def test_of_many_that_start_at_once_one_runs(site: Site) -> None:
             await service.__aexit__(None, None, None)
 
 
+@pytest.mark.once
 async def test_another_configuration_with_the_same_socket_is_refused_too(site: Site) -> None:
     other = site.path / "other.toml"
     site.write_config()
@@ -100,6 +103,7 @@ async def test_another_configuration_with_the_same_socket_is_refused_too(site: S
         assert await first.end() == 0
 
 
+@pytest.mark.once
 async def test_another_process_on_the_socket_is_not_pushed_aside(site: Site) -> None:
     site.write_config()
     site.socket.parent.mkdir(parents=True)
@@ -132,6 +136,7 @@ def not_a_directory(path: Path) -> None:
     path.parent.write_text("precious")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arrange", "words"),
     [
@@ -155,6 +160,7 @@ async def test_where_it_cannot_listen_it_says_so_and_watches(site: Site, arrange
 # ---- health
 
 
+@pytest.mark.once
 async def test_health(site: Site) -> None:
     site.mount("nas")
     site.write_config()
