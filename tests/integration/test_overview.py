@@ -206,8 +206,12 @@ async def test_completion(site: Site, tmp_path: Path) -> None:
     async with site.service() as service:
         await listening(service, site)
         await service.wait_for_line("watching .*/nas")
-        for shell, form in (("bash", "plain,{}\n"), ("zsh", "plain\n{}\n_\n"), ("fish", "plain,{}\n")):
-            for command in ("probe", "silence", "explain"):
+        for shell, form, commands in (
+            ("bash", "plain,{}\n", ("probe", "silence", "explain")),
+            ("zsh", "plain\n{}\n_\n", ("probe",)),
+            ("fish", "plain,{}\n", ("probe",)),
+        ):
+            for command in commands:
                 wanted = "".join(map(form.format, (colon, films.mount_point, nas.mount_point)))
                 async with asyncio.timeout(3 * LIMIT):  # on a busy machine a second is not much
                     while (said := complete(site, shell, f"watcher {command} {site.path}"))[1:] == ("\n", ""):
