@@ -51,6 +51,7 @@ class _Watched:
     disk: str = ""  # the mount point of what it lies in
     looks: Looks = field(default_factory=Looks)
     times: int = 0
+    was_late: bool = False  # the last time it took too long
 
 
 class Growing:
@@ -138,10 +139,17 @@ class Growing:
         if watched is None:
             return False
         if there.error:
-            if not there.is_absent:  # which somebody may make, and write to
+            if there.is_absent:  # which somebody may make, and write to
+                return False
+            if not there.is_late:
                 watched.next_at = math.inf  # a child that hangs with its disk is enough
-                log.info("not looked at what is written under %s: %s", place_name(watched.place), there.error)
+            if not there.is_late or not watched.was_late:
+                again = ": it is looked again" if there.is_late else ""
+                name = place_name(watched.place)
+                log.info("not looked at what is written under %s: %s%s", name, there.error, again)
+            watched.was_late = there.is_late
             return False
+        watched.was_late = False
         now, offset = monotonic(), time() - monotonic()
         look = Look(now, there.bytes, there.free, there.newest - offset, is_whole=not there.cut)
         before, watched.looks = watched.looks.worst, watched.looks.take(look)

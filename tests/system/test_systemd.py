@@ -394,7 +394,7 @@ def alarms(gotify: GotifyReceiver) -> dict[str, str]:
 
 async def written_to(directory: Path, gotify: GotifyReceiver) -> GotifyMessage:
     """Fill it, a MiB at a time, until a second message is there."""
-    for number in range(int(LIMIT)):
+    for number in range(3 * int(LIMIT)):  # it is looked every 15 s, and on a busy machine later
         (directory / f"film{number}").write_bytes(bytes(1 << 20))
         try:
             return (await gotify.wait_for(2, timeout=1.0))[1]

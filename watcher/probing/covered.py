@@ -25,6 +25,7 @@ from watcher.probing import beneath
 
 SECONDS = 5.0  # for one directory
 GRACE = 2.0  # seconds more for its answer to come
+KILLED = 1.0  # seconds in which a child ends that was killed, unless it hangs
 PATIENCE = 60.0  # seconds for all directories of one namespace
 ANSWER_LIMIT = 1 << 16  # bytes of one answer
 NO_RIGHTS = "needs root (CAP_SYS_ADMIN)"
@@ -56,6 +57,9 @@ class Found(NamedTuple):
     newest: float = 0.0  # when something of it changed last; seconds since the epoch
     error: str = ""
     is_absent: bool = False  # there is no such directory
+    is_late: bool = (
+        False  # it took too long, and nothing of ours hangs in it: on a busy machine that is no disk's fault
+    )
 
 
 def job_of(
@@ -104,10 +108,13 @@ async def look_into(
             answers = _Answers(child, seconds + GRACE)
             for done, job in enumerate(jobs):
                 if monotonic() > ends:
-                    return found + [Found(error=f"not looked at within {patience:g} s: name it") for _ in jobs[done:]]
+                    late = Found(error=f"not looked at within {patience:g} s: name it", is_late=True)
+                    return found + [late for _ in jobs[done:]]
                 answer = await answers.next()
                 if answer is None or answer.get("id") != str(done):
-                    found.append(Found(error=f"no answer from its disk within {seconds + GRACE:g} s"))
+                    child.kill()
+                    is_late = await child.wait_exit(KILLED)
+                    found.append(Found(error=f"no answer from its disk within {seconds + GRACE:g} s", is_late=is_late))
                     jobs = jobs[done + 1 :]
                     break
                 found.append(_found(job, answer))
