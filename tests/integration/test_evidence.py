@@ -77,7 +77,7 @@ async def test_a_fuse_process_that_never_finished_its_start(site: Site) -> None:
             lines = told.message.splitlines()
             [advice] = [line for line in lines if line.startswith("Do: ")]
             line = advice.removeprefix("Do: ")  # as it is copied
-            assert line.endswith("; fi # then its user's next login mounts it again")
+            assert line.endswith("; fi # then, as its user: systemctl --user restart gvfs-daemon")
             done = await asyncio.to_thread(subprocess.run, ["sh", "-ec", line], timeout=30)
             assert done.returncode == 0
             await until_told(gotify, "remounted, ok")  # the first one is seen again, and answers

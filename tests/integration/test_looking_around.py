@@ -116,6 +116,17 @@ def test_mount_statistics_without_end_are_read_up_to_a_bound(proc: Proc) -> None
     assert (len(stats[2]), end) == (asking.MAX_STATS, ["end"])
 
 
+def test_who_has_ended_by_then_is_not_told(proc: Proc) -> None:
+    """Such as a probe of ours that was killed meanwhile: there is no command line any more by which it is known."""
+    for pid, state, flags in ((7, "S", 0), (8, "Z", 0), (9, "R", 4)):
+        one = proc.process(str(pid), OURS)
+        (one / "stat").write_text(f"{pid} (x) {state} 0 0 0 0 0 {flags} {'0 ' * 20}\n")
+        (one / "fd/3").symlink_to("/mnt/nas/film")
+    said = said_by(radius.USERS, "proc", proc.path, "seconds", 30, "wanted", "0:53", "fuse.sshfs", "nas01:/x")
+    found = next(words for words in said if "processes" in words)
+    assert ([p["pid"] for p in found["processes"]], found["users"]) == ([7], 1)
+
+
 @pytest.mark.parametrize("busy", [0.0, 0.3])
 def test_the_search_has_more_time_where_its_own_start_takes_more(proc: Proc, busy: float) -> None:
     """On a machine where Python starts in 0.3 s of processor time, all of 0.11 s would be over before it begins."""

@@ -31,6 +31,7 @@ from watcher.core.evidence import (
 from watcher.core.incident import Condition, Member
 from watcher.core.mountinfo import Tree, parse
 from watcher.core.places import superblock_of
+from watcher.core.radius import Guest, Process, Radius, Using
 from watcher.core.roster import ALONE
 from watcher.core.served import Served
 from watcher.core.wording import printable
@@ -227,7 +228,7 @@ def test_what_is_bound_into_a_container_is_the_hosts_to_mend(root: str, anew: st
     assert (question.place, question.root, question.init_pid) == (Place("host", "/mnt/x"), root, 0)
     about = Subject(superblock_of(bound), (state.place,), f"{bound.options},{bound.super_options}")
     do = advice.advice(failing(about, Cause.STALE_HANDLE), "nas01", Evidence(question))[-1]
-    assert do == f"Do: umount -l /mnt/x && {anew} # if containers keep the old one: pct reboot 105"
+    assert do == f"Do: umount -l /mnt/x && {anew} # then restart what still has the old one: pct reboot 105"
     assert question_of(state, [state], [other]).place == state.place
 
 
@@ -363,11 +364,18 @@ def gone(about: Subject) -> Member:
             gone(NAS),
             {"port": Port.UNREACHABLE},
             [
-                "What is written there meanwhile lands on the disk underneath",
+                "Somebody has unmounted it; what is written there meanwhile lands on the disk underneath",
                 "10.0.0.5:2049 is unreachable: it is off, or the network to it is down",
             ],
         ),
-        (gone(CLOUD), {"daemons": ()}, ["What is written there meanwhile lands on the disk underneath"]),
+        (
+            gone(CLOUD),
+            {"daemons": ()},
+            [
+                "Its process has ended, or somebody has unmounted it; what is"
+                " written there meanwhile lands on the disk underneath"
+            ],
+        ),
         (
             failing(NAS),
             {"port": Port.UNREACHABLE},
@@ -494,7 +502,8 @@ ABORT = (
             {"port": Port.REFUSED},
             [
                 "Do on nas01: systemctl restart smbd # if it is a Linux; the mount resumes by itself, within minutes",
-                f"To give it up: umount -l /mnt/smb # {LOST}later: mount -t cifs -o username=me //nas01/x /mnt/smb",
+                f"To give it up: umount -l /mnt/smb # {LOST}"
+                "later: mount -t cifs -o username=me //nas01/x /mnt/smb (asks for the password)",
             ],
         ),
         (
@@ -537,23 +546,23 @@ ABORT = (
             {"daemons": (RCLONE,), "waiting": 1},
             [
                 "Do: systemctl restart rclone.service",
-                f"To give it up: {ABORT}",
+                f"To give it up: {ABORT} # then start what mounts it again",
             ],
         ),
         (
             failing(CLOUD),
             {"daemons": (RCLONE._replace(unit="gvfs.service", system=False),), "waiting": 1},
             [
-                "Do: see to rclone (pid 812)",
-                f"To give it up: {ABORT}",
+                "Do: ps -o pid,stat,wchan:30,args 812 # if rclone hangs, start it anew",
+                f"To give it up: {ABORT} # then start what mounts it again",
             ],
         ),
         (
             failing(CLOUD),
             {"daemons": (Daemon(812, "glusterfs", "pvestatd.service"),), "waiting": 1},
             [
-                "Do: see to glusterfs (pid 812)",
-                f"To give it up: {ABORT}",
+                "Do: ps -o pid,stat,wchan:30,args 812 # if glusterfs hangs, start it anew",
+                f"To give it up: {ABORT} # then start what mounts it again",
             ],
         ),
         (
@@ -561,18 +570,24 @@ ABORT = (
             {"daemons": (Daemon(812, "pmxcfs", "pve-cluster.service"),), "waiting": 1},
             [
                 "Do: systemctl restart pve-cluster.service",
-                f"To give it up: {ABORT}",
+                f"To give it up: {ABORT} # then start what mounts it again",
             ],
         ),
         (
             failing(FUSE_IN_CT),
             {"daemons": (Daemon(812, "x", "-Hroot@x.service", inside=True),)},
-            ["Do: see to x (pid 812)", "To give it up: pct exec 105 -- umount -l /c"],
+            [
+                "Do: ps -o pid,stat,wchan:30,args 812 # if x in CT 105 hangs, start it anew",
+                "To give it up: pct exec 105 -- umount -l /c # then start what mounts it again",
+            ],
         ),
         (  # what a container says of itself is no command for the host
             failing(CLOUD),
             {"daemons": (RCLONE._replace(inside=True),)},
-            ["Do: see to rclone (pid 812)", "To give it up: umount -l /mnt/cloud"],
+            [
+                "Do: ps -o pid,stat,wchan:30,args 812 # if rclone hangs, start it anew",
+                "To give it up: umount -l /mnt/cloud # then start what mounts it again",
+            ],
         ),
         (
             failing(FUSE_IN_CT),
@@ -580,7 +595,8 @@ ABORT = (
             [
                 "Do: pct exec 105 -- systemctl restart rclone.service",
                 "To give it up: if pct exec 105 -- grep -qF ' 0:61 / /c ' /proc/self/mountinfo; then "
-                "echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c; fi",
+                "echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c; fi # "
+                "then start what mounts it again",
             ],
         ),
         (
@@ -680,8 +696,8 @@ ABORT = (
             [
                 "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
                 "is nas01 off, or the network to it? The mount resumes by itself",
-                "To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01 # "
-                f"{LOST}later: pvesm set nas01 --disable 0",
+                f"To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01 # on all nodes; {LOST}"
+                "later: pvesm set nas01 --disable 0",
             ],
         ),
         (  # bound into a container, which goes on having the dead one
@@ -690,25 +706,25 @@ ABORT = (
             [
                 "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
                 "is nas01 off, or the network to it? The mount resumes by itself",
-                "To give it up: umount -fl /mnt/nas # "
-                f"{LOST}if containers keep the old one: pct reboot 105; later: mount /mnt/nas",
+                f"To give it up: umount -fl /mnt/nas # {LOST}"
+                "later: mount /mnt/nas; then restart what still has the old one: pct reboot 105",
             ],
         ),
         (
             failing(IN_CT),
             {"port": Port.NO_ANSWER},
             [
-                "Do: ping -c 3 10.0.0.5; pct exec 105 -- ip route get 10.0.0.5 # "
+                "Do: nsenter -t \"$(lxc-info -pHn 105)\" -n sh -c 'ping -c 3 10.0.0.5; ip route get 10.0.0.5' # "
                 "is nas01 off, or the network to it? The mount resumes by itself",
-                "To give it up: pct exec 105 -- umount -fl /data # "
-                f"{LOST}later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
+                f"To give it up: pct exec 105 -- umount -fl /data # {LOST}"
+                "later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
             ],
         ),
         (
             failing(IN_CT),
             {"port": Port.NO_ANSWER, "port_from_host": Port.REACHABLE, "origin": Origin.FSTAB},
             [
-                "Do: pct exec 105 -- ip addr; pct exec 105 -- ip route get 10.0.0.5 # "
+                "Do: nsenter -t \"$(lxc-info -pHn 105)\" -n sh -c 'ip addr; ip route get 10.0.0.5' # "
                 "nas01 answers the host: it is the network of the container; the mount resumes by itself",
                 f"To give it up: pct exec 105 -- umount -fl /data # {LOST}later: pct exec 105 -- mount /data",
             ],
@@ -716,7 +732,10 @@ ABORT = (
         (  # who only seems to serve it is not restarted
             failing(CLOUD),
             {"daemons": (RCLONE._replace(likely=True),)},
-            ["Do: see to rclone (pid 812)", "To give it up: umount -l /mnt/cloud"],
+            [
+                "Do: ps -o pid,stat,wchan:30,args 812 # if rclone hangs, start it anew",
+                "To give it up: umount -l /mnt/cloud # then start what mounts it again",
+            ],
         ),
         (  # what a server was mounted by is its own matter, and a path is one word
             failing(replace(NAS, superblock=NAS.superblock._replace(source="nas01:/a b")), Cause.STALE_HANDLE),
@@ -730,7 +749,10 @@ ABORT = (
         (
             failing(replace(SSHFS, options="rw,user_id=1000,group_id=1000")),
             {"daemons": (Daemon(9, "sshfs"),)},
-            ["Do: see to sshfs (pid 9)", "To give it up: umount -l /mnt/films"],
+            [
+                "Do: ps -o pid,stat,wchan:30,args 9 # if sshfs hangs, start it anew",
+                "To give it up: umount -l /mnt/films # then start what mounts it again",
+            ],
         ),
         (
             failing(SSHFS, Cause.IO_ERROR),
@@ -745,7 +767,10 @@ ABORT = (
         (
             replace(failing(FUSE_IN_CT), subject=replace(FUSE_IN_CT, options="rw")),
             {},
-            ["Do: see to the process that serves it in CT 105", "To give it up: pct exec 105 -- umount -l /c"],
+            [
+                "Do: see to the process that serves it in CT 105",
+                "To give it up: pct exec 105 -- umount -l /c # then start what mounts it again",
+            ],
         ),
         (gone(NAS), {}, ["Do: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"]),
         (gone(NAS), {"origin": Origin.FSTAB}, ["Do: mount /mnt/nas"]),
@@ -794,6 +819,44 @@ ABORT = (
 def test_what_to_do(member: Member, found: dict[str, object], lines: list[str]) -> None:
     server = "nas02" if member.subject == SSHFS else None if member.subject.fstype.startswith("fuse") else "nas01"
     assert advice.advice(member, server, evidence(member.subject, **found)) == lines
+
+
+VM = Guest("200", True, "win", (), ())
+CT = Guest("105", False, "arr", (), ())
+SLEEP = Process(7, "sleep", "host", blocked=False)
+BOTH = "pct reboot 105; qm stop 200 && qm start 200"
+
+
+@pytest.mark.parametrize(
+    ("radius", "restart"),
+    [
+        (None, ""),
+        (Radius(), ""),
+        (Radius(unknown=("cut short",)), ""),
+        (Radius(processes=(SLEEP,), users=1), "then restart what still has the old one"),
+        (
+            Radius(guests=(Using(CT, "bind", "mp0"), Using(VM, "disk"))),
+            f"then restart what still has the old one: {BOTH}",
+        ),
+        (Radius(guests=(Using(VM, "ISO"),)), "then restart what still has the old one"),
+        (
+            Radius(guests=tuple(Using(CT._replace(id=str(n)), "bind") for n in range(101, 106))),
+            "then restart the 5 guests that still have the old one",
+        ),
+    ],
+)
+def test_who_goes_on_with_the_old_mount(radius: Radius | None, restart: str) -> None:
+    stale = evidence(NAS, origin=Origin.FSTAB, radius=radius)
+    do = advice.advice(failing(NAS, Cause.STALE_HANDLE), "nas01", stale)[-1]
+    assert do == f"Do: umount -l /mnt/nas && mount /mnt/nas{f' # {restart}' if restart else ''}"
+    silent = advice.advice(failing(NAS), "nas01", stale)[-1]
+    stop = (
+        "stop its VMs first; "
+        if radius is not None and VM in [u.guest for u in radius.guests if u.how == "disk"]
+        else ""
+    )
+    after = f"; {restart}" if restart else ""
+    assert silent == f"To give it up: umount -fl /mnt/nas # {stop}{LOST}later: mount /mnt/nas{after}"
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_what_the_host_has_too_is_mended_there() -> None:
     stale = replace(inside, cause=Cause.STALE_HANDLE)
     assert (
         advice_on(stale, [host.place])[-1]
-        == "Do: umount -l /mnt/pve/nas01 # PVE mounts it again; if containers keep the old one: pct reboot 101"
+        == "Do: umount -l /mnt/pve/nas01 # PVE mounts it again; then restart what still has the old one: pct reboot 101"
     )
 
 

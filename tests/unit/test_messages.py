@@ -102,7 +102,7 @@ def test_a_server_is_dead() -> None:
             "No answer within 5 s",
             "Do: see whether nas01 is off, or the network to it; the mount resumes by itself",
             "To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01"
-            " # unwritten data is lost; who still waits: kill -9; later: pvesm set nas01 --disable 0",
+            " # on all nodes; unwritten data is lost; who still waits: kill -9; later: pvesm set nas01 --disable 0",
             "Quiet: watcher silence --server nas01 --for 2h",
         ]
     )
@@ -279,7 +279,7 @@ def test_readonly_and_vanished_are_warnings() -> None:
         Topic.PROBLEM, incident(member(NAS01, kind=Kind.VANISHED, cause=Cause.VANISHED, error="no longer mounted"))
     )
     assert (readonly.type, readonly.title) == ("warning", "🟠 pve3: /mnt/pve/nas01 READ-ONLY")
-    assert "\nDo: mount -o remount,rw /mnt/pve/nas01 # refused?" in readonly.body
+    assert "\nDo: mount -o remount,rw /mnt/pve/nas01 # still not writable?" in readonly.body
     usb = Subject(Superblock("8:17", "/", "ext4", "/dev/sdb1"), (Place("host", "/mnt/usb"),), "rw")
     disk = told(Topic.PROBLEM, incident(member(usb, kind=Kind.READONLY, cause=None, error="became read-only")))
     assert "remount" not in disk.body  # what an error has stopped is not to be written to before it was checked
@@ -451,7 +451,7 @@ def test_where_it_hangs() -> None:
             "To give it up: umount -l /mnt/smb"
             " # unwritten data is lost; who still waits: kill -9; later: mount /mnt/smb",
         ),
-        (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud"),
+        (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud # then start what mounts it again"),
         (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb && mount /mnt/smb"),
         (RCLONE, Cause.DISCONNECTED, "Do: umount -l /mnt/cloud # then start what mounts it again"),
         (
@@ -473,7 +473,7 @@ def test_where_it_hangs() -> None:
         (
             subject(Place("ct:1", "/x"), "/mnt/x"),
             Cause.STALE_HANDLE,
-            "Do: umount -l /mnt/x && mount /mnt/x # if containers keep the old one: pct reboot 1",
+            "Do: umount -l /mnt/x && mount /mnt/x # then restart what still has the old one: pct reboot 1",
         ),
     ],
 )

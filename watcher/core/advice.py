@@ -11,17 +11,28 @@ import re
 import shlex
 
 from watcher.core.causes import client, is_not_offered
-from watcher.core.commands import Again, aborted, again, inside_of, pve_storage, reboot, remarks, unmounted
+from watcher.core.commands import (
+    Again,
+    aborted,
+    again,
+    in_network_of,
+    inside_of,
+    pve_storage,
+    reboot,
+    remarks,
+    unmounted,
+)
 from watcher.core.evidence import CIFS, Daemon, Evidence, Port, never_started
 from watcher.core.filters import KERNEL_REMOTE
 from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
+from watcher.core.radius import is_nothing
 from watcher.core.roster import OLD
-from watcher.core.wording import name, place_order
+from watcher.core.wording import container_name, name, place_order
 from watcher.model import HOST, Cause, Kind, Place
 
-MAX_REBOOTS = 3  # containers of which each is named
+MAX_RESTARTS = 3  # guests of which each is named
 # What a Linux server calls its service (Debian and its like); a NAS has a switch for it.
 _SERVICES = {
     **dict.fromkeys(NFS, "nfs-server"),
@@ -51,7 +62,7 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
     if member.kind is Kind.READONLY and member.subject.fstype in KERNEL_REMOTE:
         # Only here: a local disk that an error has made read-only is not to be written to before it was checked.
         command = f"{inside_of(place)}mount -o remount,rw {shlex.quote(place.mount_point)}"
-        return [f"Do: {command} # refused? Then the export, or the disk behind it, is read-only"]
+        return [f"Do: {command} # still not writable? Then the export, or the disk behind it, is read-only"]
     if member.kind in BY_PLACE:
         return _mount_advice(member, place, found)
     if member.kind is not Kind.STALE:
@@ -72,9 +83,7 @@ def _remote_advice(member: Member, place: Place, server: str | None, found: Evid
         case Cause.TIMEOUT:
             return [*_silent(member, place, who, found), *_given_up(member, place, found)]
         case Cause.STALE_HANDLE:
-            mounts = again(member.subject, place, found)
-            mounts = mounts._replace(remark="; ".join(filter(None, (mounts.remark, _kept(member, place)))))
-            do = f"Do: {unmounted(place, mounts)}"
+            do = f"Do: {unmounted(place, _anew(member, place, found))}"
             return [*_first_look(member, who), do]
         case Cause.REFUSED if member.subject.fstype in NFS:
             listed = f"is {client(member) or 'this client'} listed? If not, add it to /etc/exports first"
@@ -102,10 +111,9 @@ def _silent(member: Member, place: Place, who: str, found: Evidence | None) -> l
     if found is not None and found.endpoint is not None:
         address = shlex.quote(found.endpoint.address)
         if found.port_from_host in (Port.REACHABLE, Port.REFUSED):
-            look = f"{inside_of(place)}ip addr; {inside_of(place)}ip route get {address}"
+            look = in_network_of(place, f"ip addr; ip route get {address}")
             return [f"Do: {look}{remarks(f'{who} answers the host: it is the network of the container', resumes)}"]
-        # From where it is asked the way may be another; ping(8) is not in each container.
-        look = f"ping -c 3 {address}; {inside_of(place)}ip route get {address}"
+        look = in_network_of(place, f"ping -c 3 {address}; ip route get {address}")
         return [f"Do: {look}{remarks(f'is {who} off, or the network to it?', resumes)}"]
     return [f"Do: see whether {who} is off, or the network to it{f'; {resumes}' if resumes else ''}"]
 
@@ -126,25 +134,44 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
     if member.subject.fstype not in _SERVICES:
         return []
     quoted, lost = shlex.quote(place.mount_point), "unwritten data is lost; who still waits: kill -9"
-    how, kept = "-l" if member.subject.fstype in CIFS else "-fl", _kept(member, place)
+    how, after = "-l" if member.subject.fstype in CIFS else "-fl", _restart(member, place, found)
+    first = "stop its VMs first" if _machines(found) else ""
     if storage := pve_storage(place):
         # Else pvestatd mounts it again within ten seconds, and waits.
         disable = f"pvesm set {shlex.quote(storage)} --disable"
-        return [f"To give it up: {disable} 1; umount {how} {quoted}{remarks(lost, kept, f'later: {disable} 0')}"]
+        said = remarks(first, "on all nodes", lost, f"later: {disable} 0", after)
+        return [f"To give it up: {disable} 1; umount {how} {quoted}{said}"]
     mounts = again(member.subject, place, found)
-    later = f"later: {mounts.command}" if mounts.command else mounts.remark
-    return [f"To give it up: {inside_of(place)}umount {how} {quoted}{remarks(lost, kept, later)}"]
+    later = f"later: {mounts.command}{f' ({mounts.remark})' if mounts.remark else ''}"
+    said = remarks(first, lost, later if mounts.command else mounts.remark, after)
+    return [f"To give it up: {inside_of(place)}umount {how} {quoted}{said}"]
 
 
-def _kept(member: Member, place: Place) -> str:
-    """What is to be said of the containers into which the host's mount is bound: those that have been started since."""
-    if place.namespace != HOST:
-        return ""
-    others = sorted((p for p in member.subject.places if p.namespace != HOST), key=place_order)
-    inside = list(dict.fromkeys(Place(other.namespace, "") for other in others))
-    if len(inside) > MAX_REBOOTS:
-        return f"{len(inside)} containers may keep the old one until they restart"
-    return f"if containers keep the old one: {'; '.join(map(reboot, inside))}" if inside else ""
+def _anew(member: Member, place: Place, found: Evidence | None, *, is_away: bool = False) -> Again:
+    """What mounts it again, and who does not notice."""
+    mounts = again(member.subject, place, found, is_away=is_away)
+    return mounts._replace(remark="; ".join(filter(None, (mounts.remark, _restart(member, place, found)))))
+
+
+def _restart(member: Member, place: Place, found: Evidence | None) -> str:
+    """Who goes on with the old mount when there is a new one: it is bound into him, open, or his working directory."""
+    radius = found.radius if found is not None else None
+    bound = sorted((p for p in member.subject.places if p.namespace != place.namespace), key=place_order)
+    guests = [reboot(Place(p.namespace, "")) for p in bound]
+    if radius is not None:
+        guests += [reboot(Place(f"ct:{using.guest.id}", "")) for using in radius.guests if not using.guest.is_vm]
+    guests = [*dict.fromkeys(guests), *(f"qm stop {ident} && qm start {ident}" for ident in _machines(found))]
+    if len(guests) > MAX_RESTARTS:
+        return f"then restart the {len(guests)} guests that still have the old one"
+    if guests:
+        return f"then restart what still has the old one: {'; '.join(guests)}"
+    return "" if is_nothing(radius) else "then restart what still has the old one"
+
+
+def _machines(found: Evidence | None) -> list[str]:
+    """Virtual machines with a disk on it."""
+    guests = found.radius.guests if found is not None and found.radius is not None else ()
+    return [u.guest.id for u in guests if u.guest.is_vm and u.how == "disk" and u.guest.id.isdecimal()]
 
 
 def _first_look(member: Member, who: str) -> list[str]:
@@ -164,7 +191,7 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
         return []  # whoever wants it has said how it is mounted; a disk that is gone is not
     if storage := pve_storage(place):
         return [f"Do: pvesm status --storage {shlex.quote(storage)} # says why PVE does not mount it"]
-    command, remark = again(member.subject, place, found, is_away=True)
+    command, remark = _anew(member, place, found, is_away=True)
     return [f"Do: {command}{remarks(remark)}"] if command else ["Do: start again what mounted it"]
 
 
@@ -172,7 +199,7 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
 
 
 def _fuse_advice(member: Member, place: Place, server: str | None, found: Evidence | None) -> list[str]:
-    mounts = again(member.subject, place, found)
+    mounts = _anew(member, place, found)
     if member.cause is Cause.DISCONNECTED:
         return [f"Do: {unmounted(place, mounts)}"]
     if member.cause not in (Cause.TIMEOUT, Cause.IO_ERROR):
@@ -190,8 +217,7 @@ def _fuse_advice(member: Member, place: Place, server: str | None, found: Eviden
     first = _see_to(member, daemons[0] if daemons else None, place, server)
     if mounts.command or member.cause is Cause.IO_ERROR:
         return [f"Do: {first}", f"To mount it anew: {anew}"]
-    alone = Again()
-    return [f"Do: {first}", f"To give it up: {aborted(superblock, place, found, alone) or unmounted(place, alone)}"]
+    return [f"Do: {first}", f"To give it up: {anew}"]
 
 
 def _see_to(member: Member, daemon: Daemon | None, place: Place, server: str | None) -> str:
@@ -207,9 +233,13 @@ def _see_to(member: Member, daemon: Daemon | None, place: Place, server: str | N
         resumes = f"with -o reconnect {_RESUMES}" if member.cause is Cause.IO_ERROR else ""
         question = f"does {name(server) if server else 'it'} answer?"
         return f"{inside_of(place)}ssh -o ConnectTimeout=5 {login[0]} true{remarks(question, resumes)}"
-    who = f"{name(daemon.comm, 20)} (pid {daemon.pid})" if daemon is not None else "the process that serves it"
-    where = "" if place.namespace == HOST or daemon is not None else f" in {place.namespace.replace('ct:', 'CT ')}"
-    return f"see whether {name(server)} answers; if it does, to {who}{where}" if server else f"see to {who}{where}"
+    # The pid is the one that it has on the host, also of a container's.
+    look = f"ps -o pid,stat,wchan:30,args {daemon.pid}" if daemon is not None else ""
+    where = "" if place.namespace == HOST else f" in {container_name(place.namespace)}"
+    who = f"if {name(daemon.comm, 20)}{where} hangs, start it anew" if daemon is not None else ""
+    who = who or f"see to the process that serves it{where}"
+    question = f"does {name(server)} answer? If so, {who}" if server else who
+    return f"{look} # {question}" if look else question
 
 
 def _is_its_own(daemon: Daemon) -> bool:

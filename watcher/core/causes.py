@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from watcher.core.evidence import CIFS, Daemon, Endpoint, Evidence, Port, never_started
-from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
+from watcher.core.incident import BY_PLACE, LOST, NO_LONGER, SEES_DISK, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
 from watcher.core.wording import cause_words, container_name, count, name
@@ -60,8 +60,13 @@ def _meaning(member: Member) -> list[str]:
     """What that is, for who sees it for the first time; nothing where the words say it."""
     subject = member.subject
     if member.kind in BY_PLACE:
-        is_told = member.growth is not None or member.error.startswith((*LOST, SEES_DISK))
-        return [] if is_told else ["What is written there meanwhile lands on the disk underneath"]
+        if member.growth is not None or member.error.startswith((*LOST, SEES_DISK)):
+            return []
+        lands = "what is written there meanwhile lands on the disk underneath"
+        if not member.error.startswith(NO_LONGER):
+            return [f"{lands[:1].upper()}{lands[1:]}"]
+        ended = "Its process has ended, or somebody" if subject.fstype.startswith("fuse") else "Somebody"
+        return [f"{ended} has unmounted it; {lands}"]
     if subject.fstype not in NFS:
         return []
     if member.cause is Cause.STALE_HANDLE and not member.context:  # else the server still knows it

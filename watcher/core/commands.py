@@ -34,6 +34,14 @@ def inside_of(place: Place) -> str:
     return f"pct exec {ctid} -- " if ctid.isdecimal() else f"lxc-attach -n {shlex.quote(ctid)} -- "
 
 
+def in_network_of(place: Place, commands: str) -> str:
+    """These in the network of the container, with the host's programs: ping(8) is not in each container."""
+    if place.namespace == HOST:
+        return commands
+    ctid = shlex.quote(place.namespace.removeprefix("ct:"))
+    return f'nsenter -t "$(lxc-info -pHn {ctid})" -n sh -c {shlex.quote(commands)}'
+
+
 def reboot(place: Place) -> str:
     ctid = place.namespace.removeprefix("ct:")
     return f"pct reboot {ctid}" if ctid.isdecimal() else f"restart the container {shlex.quote(ctid)}"
@@ -102,8 +110,8 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
             return whole
         if is_away or is_fuse:
             is_desktop = "gvfs" in subject.fstype or "gvfs" in subject.source
-            who = "then its user's next login" if is_desktop else "then start what"
-            return Again(remark=f"{who} mounts it again")
+            desktop = "then, as its user: systemctl --user restart gvfs-daemon"
+            return Again(remark=desktop if is_desktop else "then start what mounts it again")
     return Again(f"{inside_of(place)}mount {quoted}")
 
 

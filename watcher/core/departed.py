@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from watcher.core.incident import NO_LONGER
 from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Transition
 
 REMEMBER_DEAD = 600.0  # seconds in which a mount in the place of a dead one counts as "remounted"
@@ -96,6 +97,4 @@ def _limit(place: Place) -> int:
 
 
 def _began(missed: _Missed, now: float) -> Transition:
-    return Transition(
-        Kind.VANISHED, Change.BEGAN, missed.subject, now, missed.since, Cause.VANISHED, "no longer mounted"
-    )
+    return Transition(Kind.VANISHED, Change.BEGAN, missed.subject, now, missed.since, Cause.VANISHED, NO_LONGER)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from watcher.core.filters import Filter
-from watcher.core.incident import MOUNTED
+from watcher.core.incident import MOUNTED, NO_LONGER
 from watcher.core.wording import name
 from watcher.model import (
     HOST,
@@ -243,7 +243,7 @@ def _mount(expected: Expected) -> Mount:
 
 
 def _error(lack: _Lack) -> str:
-    return f"{'no longer mounted' if lack.stood else 'not mounted'}; {lack.expected.origin} wants it"
+    return f"{NO_LONGER if lack.stood else 'not mounted'}; {lack.expected.origin} wants it"
 
 
 def _mend(expected: Expected) -> str:

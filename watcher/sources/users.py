@@ -50,6 +50,7 @@ CPU_END = 0.4  # the same, after which nobody is: somebody has started processes
 START = 0.025  # the same, that our own start takes at most where those are meant (measured: 0.014 to 0.022)
 MAX_JOBS = 16
 MAX_PARENTS = 32
+EXITING = 0x00000004  # PF_EXITING of linux/sched.h
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of linux/sched.h, in proc_pid_stat(5)'s flags
 
 
@@ -145,7 +146,11 @@ class Search:
 
     def _said(self, one: Wanted) -> dict[str, Any]:
         ordered = sorted(
-            ((int(pid), *how) for pid, how in one.found.items() if not self._is_own(pid)),
+            (
+                (int(p), *how)
+                for p, how in one.found.items()
+                if not self._is_own(p) and (how[1] or not self._ends_now(p))
+            ),
             key=lambda how: (not how[2], not how[3], how[0]),
         )
         listed: list[dict[str, Any]] = []
@@ -296,6 +301,11 @@ class Search:
         except OSError:
             return False
         return any(name in command.split(b"\0") for name in self._own)
+
+    def _ends_now(self, pid: str) -> bool:
+        """Whether it has ended since, or is about to: a child of ours has nothing to be known by any more."""
+        fields = self._stat(pid).rpartition(b")")[2].split()
+        return len(fields) < 7 or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & EXITING)
 
     def _text(self, file: str) -> str:
         try:
