@@ -149,7 +149,7 @@ class Search:
             (
                 (int(p), *how)
                 for p, how in one.found.items()
-                if not self._is_own(p) and (how[1] or not self._ends_now(p))
+                if not self._is_own(p) and not self._has_ended(p, waits=how[1])
             ),
             key=lambda how: (not how[2], not how[3], how[0]),
         )
@@ -302,10 +302,10 @@ class Search:
             return False
         return any(name in command.split(b"\0") for name in self._own)
 
-    def _ends_now(self, pid: str) -> bool:
-        """Whether it has ended since, or is about to: a child of ours has nothing to be known by any more."""
+    def _has_ended(self, pid: str, *, waits: bool) -> bool:
+        """Whether it is gone, or about to go and not held up in that: a child of ours has no name any more."""
         fields = self._stat(pid).rpartition(b")")[2].split()
-        return len(fields) < 7 or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & EXITING)
+        return len(fields) < 7 or fields[0] in (b"Z", b"X") or (not waits and bool(int(fields[6]) & EXITING))
 
     def _text(self, file: str) -> str:
         try:
