@@ -225,7 +225,7 @@ def _look(
     else:
         return None, None
     containers = [table.container for table in tables.by_namespace.values() if table.container is not None]
-    wanted = radius.Wanted(mount.device, mount.fstype, points, mount.source)
+    wanted = radius.Wanted.of(superblock_of(mount), points, host)
     proc, served = settings.paths.proc, Served()
 
     async def look() -> tuple[list[Evidence], list[Radius]]:

@@ -231,4 +231,4 @@ def _wanted_of(matter: Matter, mounts: Sequence[Mount]) -> radius.Wanted:
     like = (superblock.device, superblock.fstype)
     points = [m.mount_point for m in mounts if superblock.device and (m.device, m.fstype) == like]
     points += [place.mount_point] if place is not None and place.namespace == HOST else []
-    return radius.Wanted(*like, tuple(dict.fromkeys(points)), superblock.source)
+    return radius.Wanted.of(superblock, points, mounts)

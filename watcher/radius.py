@@ -17,9 +17,10 @@ from watcher.children import Child, Children, environment, framed, script
 from watcher.core import radius as core
 from watcher.core.evidence import Question, unit_of
 from watcher.core.lxc import valid_id
+from watcher.core.mountinfo import is_below
 from watcher.core.radius import Docker, Guest, Process, Radius, Storage
 from watcher.core.served import Served
-from watcher.model import HOST, Container
+from watcher.model import HOST, Container, Mount, Superblock
 from watcher.probing import child as probe_child
 from watcher.probing.evidence import CONNECTIONS
 from watcher.settings import Paths
@@ -48,6 +49,15 @@ class Wanted(NamedTuple):
     fstype: str
     points: tuple[str, ...]
     source: str = ""
+    others: tuple[str, ...] = ()  # where other mounts stand below these points
+
+    @classmethod
+    def of(cls, superblock: Superblock, points: Iterable[str], mounts: Iterable[Mount]) -> Wanted:
+        """`mounts`: the host's table; `points`: where it stands there, or should."""
+        where, like = tuple(dict.fromkeys(points)), (superblock.device, superblock.fstype)
+        others = (m.mount_point for m in mounts if (m.device, m.fstype) != like)
+        below = tuple(other for other in others if any(is_below(other, point) for point in where))
+        return cls(superblock.device, superblock.fstype, where, superblock.source, below)
 
 
 async def look(
@@ -141,7 +151,7 @@ async def _read(child: Child, said: _Said, patience: asyncio.Timeout) -> None:
 
 
 def _radius(one: Wanted, found: Mapping[str, Any], said: _Said, spaces: Mapping[str, str]) -> Radius:
-    storages, using = core.on_mount(one.points, said.storages, said.guests)
+    storages, using = core.on_mount(one.points, said.storages, said.guests, one.others)
     jobs = core.jobs_on(found.get("jobs", ()), said.running, using, said.guests)
     return Radius(
         storages=tuple(storages),

@@ -201,7 +201,7 @@ async def test_a_container_that_sees_the_disk_under_the_mount(site: Site, lxc: C
         f"{label(plex, 'plex')} /media",
         "nas01:/media; fuse.sshfs",
         "Sees the disk under nas01:/media: it was started before the host had mounted that",
-        f"Do: pct reboot {plex.ctid} # what it wrote there meanwhile is on the host's disk, under the mount",
+        f"Do: pct reboot {plex.ctid} # what it wrote there meanwhile is on the disk of the host, under the mount",
         f"Quiet: watcher silence {plex.namespace}:/media --for 2h",
     ]
     assert matches([ended.title], [f"🟢 {HOST}: {label(plex, 'plex')} /media remounted, ok {{SPAN}}"]), ended.title

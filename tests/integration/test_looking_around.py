@@ -116,6 +116,14 @@ def test_mount_statistics_without_end_are_read_up_to_a_bound(proc: Proc) -> None
     assert (len(stats[2]), end) == (asking.MAX_STATS, ["end"])
 
 
+def test_the_device_by_whatever_name(proc: Proc) -> None:
+    """In a jail's root, and after its node was removed: else nobody would seem to serve what is served."""
+    for pid, name in ((7, "/jail/dev/fuse"), (8, "/dev/fuse (deleted)"), (9, "/dev/fused")):
+        (proc.process(str(pid), OURS) / "fd/3").symlink_to(name)
+    said = said_by(radius.USERS, "proc", proc.path, "seconds", 30, "fuse", 53, "/mnt/nas", 0, "x", "")
+    assert sorted(w[1] for w in said if isinstance(w, list) and w[0] == "holder") == [7, 8]
+
+
 def test_who_has_ended_by_then_is_not_told(proc: Proc) -> None:
     """Such as a probe of ours that was killed meanwhile: there is no command line any more by which it is known."""
     for pid, state, flags in ((7, "S", 0), (8, "Z", 0), (9, "R", 4)):

@@ -106,7 +106,8 @@ async def test_a_stale_mount_that_recovers_is_told_once_each_way_to_every_channe
         assert re.fullmatch(
             rf"To give it up: if grep -qF ' {nas.device} / {place} ' /proc/self/mountinfo; then "
             rf"echo 1 > /sys/fs/fuse/connections/{nas.device.partition(':')[2]}/abort; "
-            rf"umount -l {place}; fi # then start what mounts it again(; then restart what still has the old one)?",
+            rf"umount -l {place}; fi # unwritten data is lost – then start what mounts it again"
+            r"( – then restart what still has the old one)?",
             give_up,
         )
         assert quiet == f"Quiet: watcher silence host:{place} --for 2h"

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
@@ -20,7 +23,7 @@ from watcher.core.evidence import (
     Question,
     assemble,
     endpoints_of,
-    fstab_entries,
+    fstab_sources,
     mount_unit,
     never_started,
     question_of,
@@ -91,7 +94,7 @@ def test_calls_without_a_reply(point: str, count: int | None) -> None:
 def test_parsers_survive_any_text(text: str, point: str) -> None:
     for where in (point, "/mnt/a b"):
         assert unanswered(text, where) is None or unanswered(text, where) >= 0  # type: ignore[operator]
-    fstab_entries(text)
+    fstab_sources(text)
     unit_of(text)
     unit_of(f"0::{text}")
     assert "/" not in mount_unit(point)
@@ -116,6 +119,8 @@ def test_parsers_survive_any_text(text: str, point: str) -> None:
         # What manages itself within a container of another kind, whoever that runs in, is not the system's to restart.
         (f"0::/system.slice/docker-{'ab' * 32}.scope/system.slice/ssh.service\n", ("ssh.service", False, False)),
         (f"0::/docker/{'ab' * 32}/system.slice/ssh.service\n", ("ssh.service", False, False)),
+        ("0::/libpod_parent/libpod-ab/pve-cluster.service\n", ("pve-cluster.service", False, False)),
+        ("0::/system.slice/docker.service\n", ("docker.service", True, False)),
         ("0::/machine.slice/x.service/payload/system.slice/ssh.service\n", ("ssh.service", False, False)),
         (f"0::/lxc/101/ns/docker/{'ab' * 32}/system.slice/ssh.service\n", ("ssh.service", False, True)),
         ("0::/lxc/101/ns/lxc/7/ns/system.slice/ssh.service\n", ("ssh.service", False, True)),
@@ -143,7 +148,7 @@ def test_the_name_of_a_mount_unit(path: str, unit: str) -> None:
 
 def test_fstab() -> None:
     text = "# /dev/x /no\nnas:/a /mnt/a\\040b nfs noauto,x 0 0\n/dev/sda1 none swap sw\nnas:/c /mnt/c/ nfs\nbroken\n"
-    assert fstab_entries(text) == {"/mnt/a b": "noauto,x", "/mnt/c": "defaults"}
+    assert fstab_sources(text) == {"/mnt/a b": "nas:/a", "/mnt/c": "nas:/c"}
 
 
 @pytest.mark.parametrize(
@@ -214,22 +219,32 @@ def test_a_containers_fuse_mount_has_no_neighbours_on_the_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "anew"), [("/", "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"), ("/sub", "mount /mnt/x")]
+    ("host", "sub", "anew"),
+    [
+        ({}, {}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"),
+        ({}, {"root": "/sub"}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"),
+        ({}, {"source": "nas01:/x/sub"}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"),  # as nfs_show_path has it
+        ({"root": "/sub"}, {"root": "/sub"}, "mount /mnt/x"),
+    ],
 )
-def test_what_is_bound_into_a_container_is_the_hosts_to_mend(root: str, anew: str) -> None:
+def test_what_is_bound_into_a_container_is_the_hosts_to_mend(
+    host: dict[str, str], sub: dict[str, str], anew: str
+) -> None:
     """Also where the host's own place is not watched: its client asks, in its network."""
-    bound = Mount(1, 0, "0:99", "/sub", "/data", "rw", "nfs4", "nas01:/x", "rw,vers=4.2,addr=10.0.0.5")
+    mount = Mount(1, 0, "0:99", "/", "/mnt/x", "rw", "nfs4", "nas01:/x", "rw,vers=4.2,addr=10.0.0.5")
+    bound = mount._replace(mount_point="/data")._replace(**sub)  # type: ignore[arg-type]
     state = MountState(
         Place("ct:105", "/data"), bound, Reach.STALE, "stale", container=Container("105", 4711, 1, user_namespace=9)
     )
-    host = bound._replace(root=root, mount_point="/mnt/x")
-    other = host._replace(device="0:98", mount_point="/mnt/other")
-    question = question_of(state, [state], [other, host])
-    assert (question.place, question.root, question.init_pid) == (Place("host", "/mnt/x"), root, 0)
+    hosts = mount._replace(**host)  # type: ignore[arg-type]
+    other = mount._replace(device="0:98", mount_point="/mnt/other")
+    alike = mount._replace(source="nas01:/xy", mount_point="/mnt/xy")
+    question = question_of(state, [state], [other, alike, hosts])
+    assert (question.place, question.stands, question.init_pid) == (Place("host", "/mnt/x"), superblock_of(hosts), 0)
     about = Subject(superblock_of(bound), (state.place,), f"{bound.options},{bound.super_options}")
     do = advice.advice(failing(about, Cause.STALE_HANDLE), "nas01", Evidence(question))[-1]
     assert do == f"Do: umount -l /mnt/x && {anew} # then restart what still has the old one: pct reboot 105"
-    assert question_of(state, [state], [other]).place == state.place
+    assert question_of(state, [state], [other, alike]).place == state.place
 
 
 def test_lxcfs_is_one_wherever_it_is_bound() -> None:
@@ -248,7 +263,12 @@ def test_the_number_of_a_connection(device: str, fstype: str, number: int | None
 
 @pytest.mark.parametrize(
     ("fstab", "has_unit", "origin"),
-    [("nas:/x /mnt/x nfs", True, Origin.FSTAB), ("", True, Origin.UNIT), ("", False, Origin.UNKNOWN)],
+    [
+        ("nas:/x/ /mnt/x nfs", True, Origin.FSTAB),
+        ("old:/a /mnt/x nfs", False, Origin.UNKNOWN),
+        ("", True, Origin.UNIT),
+        ("", False, Origin.UNKNOWN),
+    ],
 )
 def test_who_mounts_it(fstab: str, has_unit: bool, origin: Origin) -> None:
     question = Question(Superblock("0:5", "/", "nfs4", "nas:/x"), Place("host", "/mnt/x"))
@@ -364,7 +384,7 @@ def gone(about: Subject) -> Member:
             gone(NAS),
             {"port": Port.UNREACHABLE},
             [
-                "Somebody has unmounted it; what is written there meanwhile lands on the disk underneath",
+                "It has been unmounted; what is written there meanwhile lands on the disk underneath",
                 "10.0.0.5:2049 is unreachable: it is off, or the network to it is down",
             ],
         ),
@@ -372,7 +392,7 @@ def gone(about: Subject) -> Member:
             gone(CLOUD),
             {"daemons": ()},
             [
-                "Its process has ended, or somebody has unmounted it; what is"
+                "Its process has ended, or it has been unmounted; what is"
                 " written there meanwhile lands on the disk underneath"
             ],
         ),
@@ -470,10 +490,10 @@ def test_why(member: Member, found: dict[str, object], lines: list[str]) -> None
     assert causes.cause_lines(member, evidence(member.subject, **found)) == lines
 
 
-LOST = "unwritten data is lost; who still waits: kill -9; "
+LOST = "unwritten data is lost – who still waits: kill -9 – "
 ABORT = (
     "if grep -qF ' 0:60 / /mnt/cloud ' /proc/self/mountinfo; then "
-    "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud; fi"
+    "echo 1 > /sys/fs/fuse/connections/60/abort; umount -l /mnt/cloud; fi # unwritten data is lost"
 )
 
 
@@ -493,7 +513,7 @@ ABORT = (
             failing(NAS),
             {"port": Port.REFUSED},
             [
-                "Do on nas01: systemctl restart nfs-server # if it is a Linux; the mount resumes by itself",
+                "Do on nas01: systemctl restart nfs-server # if it is a Linux – the mount resumes by itself",
                 f"To give it up: umount -fl /mnt/nas # {LOST}later: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas",
             ],
         ),
@@ -501,7 +521,7 @@ ABORT = (
             failing(SMB),
             {"port": Port.REFUSED},
             [
-                "Do on nas01: systemctl restart smbd # if it is a Linux; the mount resumes by itself, within minutes",
+                "Do on nas01: systemctl restart smbd # if it is a Linux – the mount resumes by itself, within minutes",
                 f"To give it up: umount -l /mnt/smb # {LOST}"
                 "later: mount -t cifs -o username=me //nas01/x /mnt/smb (asks for the password)",
             ],
@@ -511,7 +531,7 @@ ABORT = (
             {"port": Port.REACHABLE, "origin": Origin.FSTAB},
             [
                 "Do on nas01: dmesg | tail -n 20; systemctl restart nfs-server # "
-                "if it is a Linux, and its disks answer; the mount resumes by itself",
+                "if it is a Linux, and its disks answer – the mount resumes by itself",
                 f"To give it up: umount -fl /mnt/nas # {LOST}later: mount /mnt/nas",
             ],
         ),
@@ -536,9 +556,9 @@ ABORT = (
             {"port": Port.REACHABLE},
             [
                 "Do on nas01: dmesg | tail -n 20; systemctl restart nfs-server # "
-                "if it is a Linux, and its disks answer; the mount resumes by itself",
-                "To give it up: pct exec 105 -- umount -fl /data # "
-                f"{LOST}later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
+                "if it is a Linux, and its disks answer – the mount resumes by itself",
+                f"To give it up: pct exec 105 -- umount -fl /data # {LOST}"
+                "later: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
             ],
         ),
         (
@@ -546,7 +566,7 @@ ABORT = (
             {"daemons": (RCLONE,), "waiting": 1},
             [
                 "Do: systemctl restart rclone.service",
-                f"To give it up: {ABORT} # then start what mounts it again",
+                f"To give it up: {ABORT} – then start what mounts it again",
             ],
         ),
         (
@@ -554,7 +574,7 @@ ABORT = (
             {"daemons": (RCLONE._replace(unit="gvfs.service", system=False),), "waiting": 1},
             [
                 "Do: ps -o pid,stat,wchan:30,args 812 # if rclone hangs, start it anew",
-                f"To give it up: {ABORT} # then start what mounts it again",
+                f"To give it up: {ABORT} – then start what mounts it again",
             ],
         ),
         (
@@ -562,7 +582,7 @@ ABORT = (
             {"daemons": (Daemon(812, "glusterfs", "pvestatd.service"),), "waiting": 1},
             [
                 "Do: ps -o pid,stat,wchan:30,args 812 # if glusterfs hangs, start it anew",
-                f"To give it up: {ABORT} # then start what mounts it again",
+                f"To give it up: {ABORT} – then start what mounts it again",
             ],
         ),
         (
@@ -570,7 +590,7 @@ ABORT = (
             {"daemons": (Daemon(812, "pmxcfs", "pve-cluster.service"),), "waiting": 1},
             [
                 "Do: systemctl restart pve-cluster.service",
-                f"To give it up: {ABORT} # then start what mounts it again",
+                f"To give it up: {ABORT} – then start what mounts it again",
             ],
         ),
         (
@@ -594,9 +614,9 @@ ABORT = (
             {"daemons": (RCLONE._replace(inside=True),), "waiting": 1},
             [
                 "Do: pct exec 105 -- systemctl restart rclone.service",
-                "To give it up: if pct exec 105 -- grep -qF ' 0:61 / /c ' /proc/self/mountinfo; then "
+                "To give it up: if grep -qF ' 0:61 / /c ' \"/proc/$(lxc-info -pHn 105)/mountinfo\"; then "
                 "echo 1 > /sys/fs/fuse/connections/61/abort; pct exec 105 -- umount -l /c; fi # "
-                "then start what mounts it again",
+                "unwritten data is lost – then start what mounts it again",
             ],
         ),
         (
@@ -625,10 +645,10 @@ ABORT = (
             {},
             [
                 "Do on nas01: testparm -s; smbcontrol all reload-config # "
-                "is [x] listed? If not, add it to smb.conf first; the mount resumes by itself"
+                "is [x] listed? If not, add it to smb.conf first – the mount resumes by itself"
             ],
         ),
-        (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
+        (failing(CLOUD), {"daemons": (), "waiting": 1}, [f"Do: {ABORT} – then start what mounts it again"]),
         (
             failing(SSHFS, Cause.DISCONNECTED),
             {},
@@ -652,7 +672,7 @@ ABORT = (
             {"daemons": (RCLONE,), "waiting": 0},
             [
                 "Do: systemctl restart rclone.service",
-                f"To mount it anew: {ABORT} # then start what mounts it again",
+                f"To mount it anew: {ABORT} – then start what mounts it again",
             ],
         ),
         (
@@ -668,7 +688,8 @@ ABORT = (
             failing(SSHFS),
             {"daemons": (Daemon(9, "sshfs"),)},
             [
-                "Do: ssh -o ConnectTimeout=5 nas02 true # does nas02 answer?",
+                "Do: ssh -o ConnectTimeout=5 nas02 true; ps -ww -o args= -p 9 # "
+                "does nas02 answer? If not, mend that first – ps shows the options that it has",
                 "To mount it anew: umount -l /mnt/films && sshfs -o allow_other nas02:/films /mnt/films # "
                 "add the other options that it had",
             ],
@@ -678,7 +699,7 @@ ABORT = (
             {},
             [
                 "Do on nas01: exportfs -v; exportfs -ra # "
-                "is this client listed? If not, add it to /etc/exports first; the mount resumes by itself"
+                "is this client listed? If not, add it to /etc/exports first – the mount resumes by itself"
             ],
         ),
         (
@@ -686,17 +707,17 @@ ABORT = (
             {},
             [
                 "Do on nas01: exportfs -v; exportfs -ra # "
-                "is 10.0.0.9 listed? If not, add it to /etc/exports first; the mount resumes by itself"
+                "is 10.0.0.9 listed? If not, add it to /etc/exports first – the mount resumes by itself"
             ],
         ),
-        (failing(SMB, Cause.REFUSED), {}, ["Do: see on nas01 whether this host may still use //nas01/x"]),
+        (failing(SMB, Cause.REFUSED), {}, ["Do: see on nas01 whether this host may still use it"]),
         (
             failing(PVE),
             {"port": Port.UNREACHABLE},
             [
                 "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
                 "is nas01 off, or the network to it? The mount resumes by itself",
-                f"To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01 # on all nodes; {LOST}"
+                f"To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01 # on all nodes – {LOST}"
                 "later: pvesm set nas01 --disable 0",
             ],
         ),
@@ -707,7 +728,7 @@ ABORT = (
                 "Do: ping -c 3 10.0.0.5; ip route get 10.0.0.5 # "
                 "is nas01 off, or the network to it? The mount resumes by itself",
                 f"To give it up: umount -fl /mnt/nas # {LOST}"
-                "later: mount /mnt/nas; then restart what still has the old one: pct reboot 105",
+                "later: mount /mnt/nas – then restart what still has the old one: pct reboot 105",
             ],
         ),
         (
@@ -725,7 +746,16 @@ ABORT = (
             {"port": Port.NO_ANSWER, "port_from_host": Port.REACHABLE, "origin": Origin.FSTAB},
             [
                 "Do: nsenter -t \"$(lxc-info -pHn 105)\" -n sh -c 'ip addr; ip route get 10.0.0.5' # "
-                "nas01 answers the host: it is the network of the container; the mount resumes by itself",
+                "nas01 answers the host: it is the network of the container – the mount resumes by itself",
+                f"To give it up: pct exec 105 -- umount -fl /data # {LOST}later: pct exec 105 -- mount /data",
+            ],
+        ),
+        (  # whatever the container hears
+            failing(IN_CT),
+            {"port": Port.REFUSED, "port_from_host": Port.REACHABLE, "origin": Origin.FSTAB},
+            [
+                "Do: nsenter -t \"$(lxc-info -pHn 105)\" -n sh -c 'ip addr; ip route get 10.0.0.5' # "
+                "nas01 answers the host: it is the network of the container – the mount resumes by itself",
                 f"To give it up: pct exec 105 -- umount -fl /data # {LOST}later: pct exec 105 -- mount /data",
             ],
         ),
@@ -758,8 +788,9 @@ ABORT = (
             failing(SSHFS, Cause.IO_ERROR),
             {"daemons": (Daemon(9, "sshfs"),)},
             [
-                "Do: ssh -o ConnectTimeout=5 nas02 true # "
-                "does nas02 answer? With -o reconnect the mount resumes by itself",
+                "Do: ssh -o ConnectTimeout=5 nas02 true; ps -ww -o args= -p 9 # "
+                "does nas02 answer? If not, mend that first – ps shows the options that it has – "
+                "with -o reconnect the mount resumes by itself",
                 "To mount it anew: umount -l /mnt/films && sshfs -o allow_other nas02:/films /mnt/films # "
                 "add the other options that it had",
             ],
@@ -772,19 +803,48 @@ ABORT = (
                 "To give it up: pct exec 105 -- umount -l /c # then start what mounts it again",
             ],
         ),
-        (gone(NAS), {}, ["Do: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas"]),
-        (gone(NAS), {"origin": Origin.FSTAB}, ["Do: mount /mnt/nas"]),
-        (gone(NAS), {"origin": Origin.UNIT}, ["Do: systemctl start mnt-nas.mount"]),
+        (
+            gone(NAS),
+            {},
+            ["Do: mount -t nfs -o vers=4.2 nas01:/data /mnt/nas # what lies underneath: watcher hidden /mnt/nas"],
+        ),
+        (gone(NAS), {"origin": Origin.FSTAB}, ["Do: mount /mnt/nas # what lies underneath: watcher hidden /mnt/nas"]),
+        (
+            gone(NAS),
+            {"origin": Origin.UNIT},
+            ["Do: systemctl start mnt-nas.mount # what lies underneath: watcher hidden /mnt/nas"],
+        ),
         (gone(NAS), {"origin": Origin.AUTOMOUNT}, ["Do: start again what mounted it"]),
-        (gone(IN_CT), {}, ["Do: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data"]),
-        (gone(SMB), {}, ["Do: mount -t cifs -o username=me //nas01/x /mnt/smb # asks for the password"]),
+        (
+            gone(IN_CT),
+            {},
+            [
+                "Do: pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data # "
+                "if it was bound from the host: pct reboot 105"
+            ],
+        ),
+        (
+            gone(SMB),
+            {},
+            [
+                "Do: mount -t cifs -o username=me //nas01/x /mnt/smb # "
+                "asks for the password – what lies underneath: watcher hidden /mnt/smb"
+            ],
+        ),
         (
             gone(SSHFS),
             {},
-            ["Do: sshfs -o allow_other nas02:/films /mnt/films # add the other options that it had"],
+            [
+                "Do: sshfs -o allow_other nas02:/films /mnt/films # "
+                "add the other options that it had – what lies underneath: watcher hidden /mnt/films"
+            ],
         ),
         (gone(CLOUD), {}, ["Do: start again what mounted it"]),
-        (gone(CLOUD), {"origin": Origin.FSTAB}, ["Do: mount /mnt/cloud"]),
+        (
+            gone(CLOUD),
+            {"origin": Origin.FSTAB},
+            ["Do: mount /mnt/cloud # what lies underneath: watcher hidden /mnt/cloud"],
+        ),
         (gone(PVE), {}, ["Do: pvesm status --storage nas01 # says why PVE does not mount it"]),
         (replace(gone(NAS), context="Do: mount /mnt/nas"), {}, []),  # said already, by whoever wants it
         (replace(gone(NAS), error="its disk is gone: /dev/sdb1"), {}, []),
@@ -796,6 +856,27 @@ ABORT = (
             {},
             ["Do: umount -l /mnt/films # then start what mounts it again"],
         ),
+        (  # nor what nobody knows of whom
+            failing(replace(SSHFS, options=""), Cause.DISCONNECTED),
+            {},
+            ["Do: umount -l /mnt/films # then start what mounts it again"],
+        ),
+        (  # who has two mounts there would be left with one
+            failing(NAS, Cause.STALE_HANDLE),
+            {"stacked": 2, "origin": Origin.FSTAB},
+            [
+                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                "Do: umount -l /mnt/nas # 2 mounts stand there, this takes the upper one away",
+            ],
+        ),
+        (
+            failing(CLOUD),
+            {"daemons": (Daemon(812, "c", "cron.service"),)},
+            [
+                "Do: ps -o pid,stat,wchan:30,args 812 # if c hangs, start it anew",
+                "To give it up: umount -l /mnt/cloud # then start what mounts it again",
+            ],
+        ),
         # A directory of it, bound there.
         (
             failing(replace(SSHFS, superblock=SSHFS.superblock._replace(root="/a")), Cause.DISCONNECTED),
@@ -805,14 +886,20 @@ ABORT = (
         (
             gone(replace(NAS, options="rw,vers=4.2,hard,proto=rdma,port=20049,sec=krb5p,local_lock=none")),
             {},
-            ["Do: mount -t nfs -o vers=4.2,proto=rdma,port=20049,sec=krb5p nas01:/data /mnt/nas"],
+            [
+                "Do: mount -t nfs -o vers=4.2,proto=rdma,port=20049,sec=krb5p nas01:/data /mnt/nas # "
+                "what lies underneath: watcher hidden /mnt/nas"
+            ],
         ),
         (
             gone(replace(NAS, options="ro,vers=3,nolock,proto=tcp,sec=sys")),
             {},
-            ["Do: mount -t nfs -o vers=3,ro,nolock nas01:/data /mnt/nas"],
+            [
+                "Do: mount -t nfs -o vers=3,ro,nolock nas01:/data /mnt/nas # "
+                "what lies underneath: watcher hidden /mnt/nas"
+            ],
         ),
-        (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT} # then start what mounts it again"]),
+        (failing(CLOUD, stack=INIT), {"waiting": 1}, [f"Do: {ABORT} – then start what mounts it again"]),
         (failing(CLOUD, stack=INIT), {}, ["Do: fusermount3 -uz /mnt/cloud # then start what mounts it again"]),
     ],
 )
@@ -824,7 +911,7 @@ def test_what_to_do(member: Member, found: dict[str, object], lines: list[str]) 
 VM = Guest("200", True, "win", (), ())
 CT = Guest("105", False, "arr", (), ())
 SLEEP = Process(7, "sleep", "host", blocked=False)
-BOTH = "pct reboot 105; qm stop 200 && qm start 200"
+BOTH = "pct reboot 105, VM 200"
 
 
 @pytest.mark.parametrize(
@@ -838,7 +925,8 @@ BOTH = "pct reboot 105; qm stop 200 && qm start 200"
             Radius(guests=(Using(CT, "bind", "mp0"), Using(VM, "disk"))),
             f"then restart what still has the old one: {BOTH}",
         ),
-        (Radius(guests=(Using(VM, "ISO"),)), "then restart what still has the old one"),
+        (Radius(guests=(Using(VM, "ISO"),)), ""),  # else its process is one of the users
+        (Radius(processes=(SLEEP._replace(uses=False),), maybe=1), ""),  # an error frees it
         (
             Radius(guests=tuple(Using(CT._replace(id=str(n)), "bind") for n in range(101, 106))),
             "then restart the 5 guests that still have the old one",
@@ -851,11 +939,11 @@ def test_who_goes_on_with_the_old_mount(radius: Radius | None, restart: str) -> 
     assert do == f"Do: umount -l /mnt/nas && mount /mnt/nas{f' # {restart}' if restart else ''}"
     silent = advice.advice(failing(NAS), "nas01", stale)[-1]
     stop = (
-        "stop its VMs first; "
+        "stop its VMs first – "
         if radius is not None and VM in [u.guest for u in radius.guests if u.how == "disk"]
         else ""
     )
-    after = f"; {restart}" if restart else ""
+    after = f" – {restart}" if restart else ""
     assert silent == f"To give it up: umount -fl /mnt/nas # {stop}{LOST}later: mount /mnt/nas{after}"
 
 
@@ -881,6 +969,54 @@ def test_what_has_got_its_number_since_is_not_aborted(tmp_path: Path, table: str
 
 
 hostile = st.text(st.characters(codec=None), max_size=40)
+# What a shell makes commands of, one of which would leave a file.
+WORDS = [
+    "a",
+    "nas01",
+    "; touch pwned;",
+    "&& touch pwned #",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "|touch pwned",
+    "'",
+    '"',
+    "#",
+]
+words = st.lists(st.sampled_from([*WORDS, " ", "\n", "\\", "-", ":", "/", "%", "*"]), max_size=6).map("".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words, words, words, words,
+    st.sampled_from(["nfs4", "cifs", "ceph", "9p", "fuse.sshfs", "fuse.x"]), st.sampled_from(list(Cause)),
+    st.sampled_from(list(Port)), st.sampled_from(["host", "ct:105", "ct:web"]), st.booleans(),
+)  # fmt: skip
+def test_nothing_that_others_have_named_is_a_command(
+    source: str, path: str, comm: str, value: str, fstype: str, cause: Cause, port: Port, namespace: str, told: bool
+) -> None:
+    """All lines, put before a shell as they stand, with and without their leads and comments."""
+    about = subject(
+        Place(namespace, f"/{path}"), source=f"{source}:/{path}", fstype=fstype,
+        options=f"rw,user_id=0,username={value},clientaddr={value},vers=4.2",
+    )  # fmt: skip
+    question = Question(about.superblock, about.places[0], init_pid=0 if namespace == "host" else 7)
+    radius = Radius(users=1, guests=(Using(CT, "bind"), Using(VM, "disk")))
+    found = Evidence(
+        question, port=port, endpoint=Endpoint(f"fe80::1%{value}", 2049), waiting=None, radius=radius,
+        daemons=(Daemon(7, comm, f"{comm}.service", inside=namespace != "host"),),
+    )  # fmt: skip
+    members = (failing(about, cause), gone(about), replace(failing(about), kind=Kind.READONLY))
+    lines = [line for member in members for line in advice.advice(member, source or None, found if told else None)]
+    for line in lines:
+        assert "\n" not in line
+    # A line without comments is what an interactive zsh makes of it.
+    scripts = [line.partition(": ")[2] for line in lines] + [line.replace(" # ", " ") for line in lines]
+    with tempfile.TemporaryDirectory() as empty:
+        text = "\n".join(f"( eval {shlex.quote(script)} )" for script in scripts)
+        # There is no other command for it.
+        script = f"touch() {{ : > pwned; }}\n{text}"
+        subprocess.run(["/bin/bash", "-c", script], cwd=empty, env={"PATH": ""}, capture_output=True, timeout=60)
+        assert os.listdir(empty) == [], lines
 
 
 @given(hostile, hostile, hostile, st.sampled_from(["nfs4", "fuse.x"]), st.sampled_from(list(Port)), st.booleans())

@@ -108,7 +108,7 @@ def test_that_it_is_down_in_the_end_is_told_with_its_time() -> None:
     message = diary.told[-1][2]
     assert message.title == "🔴 pve1: /mnt/a NO ANSWER"
     assert "It flapped: 21 changes, none in the last 10 min" in message.body
-    assert "late" not in message.body
+    assert "Told late" not in message.body
     assert message.body.splitlines()[0].endswith(f"{datetime.fromtimestamp(WALL + last, UTC):%H:%M:%S} UTC")
     diary.apply(Change.ENDED, last + 7300)
     diary.until(last + 8000)

@@ -100,9 +100,9 @@ def test_a_server_is_dead() -> None:
             "CT 105 arr /data",
             "nas01:/data; NFS 4.2 hard",
             "No answer within 5 s",
-            "Do: see whether nas01 is off, or the network to it; the mount resumes by itself",
+            "Do: see whether nas01 is off, or the network to it, the mount resumes by itself",
             "To give it up: pvesm set nas01 --disable 1; umount -fl /mnt/pve/nas01"
-            " # on all nodes; unwritten data is lost; who still waits: kill -9; later: pvesm set nas01 --disable 0",
+            " # on all nodes – unwritten data is lost – who still waits: kill -9 – later: pvesm set nas01 --disable 0",
             "Quiet: watcher silence --server nas01 --for 2h",
         ]
     )
@@ -300,9 +300,9 @@ def test_what_has_been_wrong_for_long_is_not_why_people_are_woken() -> None:
             "CT 105 arr /data NO ANSWER",
             "nas01:/data; NFS 4.2 hard",
             "No answer within 5 s",
-            "Do: see whether nas01 is off, or the network to it; the mount resumes by itself",
+            "Do: see whether nas01 is off, or the network to it, the mount resumes by itself",
             "To give it up: pct exec 105 -- umount -fl /data"
-            " # unwritten data is lost; who still waits: kill -9; later: pct exec 105 -- mount /data",
+            " # unwritten data is lost – who still waits: kill -9 – later: pct exec 105 -- mount /data",
         ]
     )
     assert back.title == "🟢 pve3: CT 105 arr /data ok after 10 min (02:10–02:20), 1 of 2"
@@ -374,7 +374,7 @@ def test_places_beyond_the_sixth_are_counted() -> None:
 def test_what_to_do_counts_more_than_all_the_places() -> None:
     lines = told(Topic.PROBLEM, incident(*many(10_000))).body.splitlines()
     assert (len(lines), lines[6]) == (MAX_LINES, "and 9995 more mounts")
-    assert lines[-3] == "Do: see whether nas01 is off, or the network to it; the mount resumes by itself"
+    assert lines[-3] == "Do: see whether nas01 is off, or the network to it, the mount resumes by itself"
 
 
 @pytest.mark.parametrize(("back", "remounted", "gone"), [(1, 0, 0), (7, 0, 0), (7, 7, 0), (7, 7, 7), (500, 500, 500)])
@@ -383,10 +383,16 @@ def test_whatever_is_back_what_is_still_down_is_said(back: int, remounted: int, 
         *many(back, OK),
         *many(remounted, REMOUNTED, first=1000),
         *many(gone, GONE, first=2000),
-        *many(1, DOWN, first=3000),
     ]
-    body = told(Topic.PARTIAL, incident(*members), told_down=len(members), now="02:20:20").body
-    assert "🔴 Still: host /mnt/3000 NO ANSWER" in body.splitlines()
+    for still in (1, 10):  # and what to do about it, told late or not
+        down = many(still, DOWN, first=3000)
+        for due in (None, "02:20:13"):
+            lines = told(
+                Topic.PARTIAL, incident(*members, *down), told_down=len(members), now="02:50:20", due=due
+            ).body.splitlines()
+            assert "🔴 Still: host /mnt/3000 NO ANSWER" in lines
+            assert any(line.startswith("Do: ") for line in lines)
+            assert len(lines) <= MAX_LINES
 
 
 @pytest.mark.parametrize("number", [1, 5, 10_000])
@@ -404,7 +410,7 @@ def test_what_was_found_out_and_what_to_do_are_never_cut_off(number: int, late: 
     do, give_up = (line for line in lines if line.startswith(("Do", "To give it up: ")))
     assert do.startswith("Do on nas01: dmesg | tail -n 20; systemctl restart nfs-server # if it is a Linux")
     assert give_up.startswith("To give it up: umount -fl /mnt/0 # ")
-    assert give_up.endswith("; later: mount -t nfs -o vers=4.2 nas01:/0 /mnt/0")
+    assert give_up.endswith(" – later: mount -t nfs -o vers=4.2 nas01:/0 /mnt/0")
     assert "Quiet: watcher silence --server nas01 --for 2h" in lines
     assert (lines[-1] == "Told late") is late
 
@@ -432,7 +438,7 @@ def test_a_share_that_is_not_offered_is_no_missing_file() -> None:
     assert message.body.splitlines()[-3:-1] == [
         "No such file or directory (ENOENT)",
         "Do on nas01: testparm -s; smbcontrol all reload-config"
-        " # is [share] listed? If not, add it to smb.conf first; the mount resumes by itself",
+        " # is [share] listed? If not, add it to smb.conf first – the mount resumes by itself",
     ]
 
 
@@ -449,7 +455,7 @@ def test_where_it_hangs() -> None:
             CIFS,
             Cause.TIMEOUT,
             "To give it up: umount -l /mnt/smb"
-            " # unwritten data is lost; who still waits: kill -9; later: mount /mnt/smb",
+            " # unwritten data is lost – who still waits: kill -9 – later: mount /mnt/smb",
         ),
         (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud # then start what mounts it again"),
         (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb && mount /mnt/smb"),
@@ -457,7 +463,7 @@ def test_where_it_hangs() -> None:
         (
             NAS01,
             Cause.REFUSED,
-            "Do on nas01: exportfs -v; exportfs -ra # is this client listed? If not, add it to /etc/exports first; "
+            "Do on nas01: exportfs -v; exportfs -ra # is this client listed? If not, add it to /etc/exports first – "
             "the mount resumes by itself",
         ),
         (NAS01, Cause.IO_ERROR, "Do: dmesg | tail -n 20 # and see to nas01"),
@@ -549,7 +555,7 @@ def test_a_container_sees_the_disk_under_a_mount() -> None:
     assert message.title == "🟠 pve3: CT 105 arr /data NOT MOUNTED"
     assert message.body.splitlines()[-3:-1] == [
         "Sees the disk under nas01:/data: it was started before the host had mounted that",
-        "Do: pct reboot 105 # what it wrote there meanwhile is on the host's disk, under the mount",
+        "Do: pct reboot 105 # what it wrote there meanwhile is on the disk of the host, under the mount",
     ]
 
 

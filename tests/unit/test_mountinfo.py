@@ -316,3 +316,11 @@ def test_mount_of_nothing() -> None:
 )
 def test_option(options: str, key: str, value: str | None) -> None:
     assert option(options, key) == value
+
+
+def test_a_comma_within_an_option_begins_no_other() -> None:
+    line = "30 1 0:53 / /a rw - cifs //nas/x rw,username=a\\054addr=6.6.6.6,addr=10.0.0.5"
+    mount = parse_line(line)
+    assert mount is not None
+    assert option(mount.super_options, "addr") == "10.0.0.5"
+    assert option(mount.super_options, "username") == "a\\054addr=6.6.6.6"

@@ -153,6 +153,11 @@ def test_what_lies_on_a_mount() -> None:
     assert (ids, [(u.guest.id, u.how) for u in using]) == (["nas02"], [("101", "disk")])
     assert on_mount(["/mnt/pve/nas"], storages(STORAGE_CFG), guests) == ([], [])
     assert [u.guest.id for u in on_mount(["/mnt/nas"], [], guests)[1]] == ["9"]
+    # Another mount stands in it, on which they lie.
+    ids, using = on_mount(["/mnt/pve"], storages(STORAGE_CFG), guests, ["/mnt/pve/nas01", "/mnt/pve/nas01x"])
+    assert "nas01" not in ids
+    assert "nas02" in ids
+    assert "100" not in [u.guest.id for u in using]
 
 
 def test_the_line() -> None:

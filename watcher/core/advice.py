@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 
 from watcher.core.causes import client, is_not_offered
 from watcher.core.commands import (
@@ -17,6 +18,7 @@ from watcher.core.commands import (
     again,
     in_network_of,
     inside_of,
+    plain,
     pve_storage,
     reboot,
     remarks,
@@ -27,11 +29,11 @@ from watcher.core.filters import KERNEL_REMOTE
 from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
-from watcher.core.radius import is_nothing
 from watcher.core.roster import OLD
 from watcher.core.wording import container_name, name, place_order
 from watcher.model import HOST, Cause, Kind, Place
 
+MAX_LINE = 1500  # characters as HTML
 MAX_RESTARTS = 3  # guests of which each is named
 # What a Linux server calls its service (Debian and its like); a NAS has a switch for it.
 _SERVICES = {
@@ -46,19 +48,31 @@ _LOGIN = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]
 def advice(member: Member, server: str | None, found: Evidence | None = None) -> list[str]:
     """What to do first, and instead."""
     place = min(member.subject.places, key=place_order, default=None)
-    if (
-        found is not None
-        and found.question.place.namespace == HOST
-        and member.kind is Kind.STALE
-        and not member.context
-    ):
-        place = found.question.place  # also where only the containers into which it is bound are watched
+    if found is not None and _is_hosts(member, found):
+        question, place = found.question, found.question.place
+        if question.stands is not None:
+            subject = replace(member.subject, superblock=question.stands, options=question.options)
+            member = replace(member, subject=subject)
     if place is None or name(place.mount_point, 200) != place.mount_point:
         return []  # a command that was shortened or escaped would do something else
+    return [line for line in _lines(member, place, server, found) if _fits(line)]
+
+
+def _is_hosts(member: Member, found: Evidence) -> bool:
+    """Whether it is the host's to mend: also where only the containers are watched into which it is bound."""
+    return found.question.place.namespace == HOST and member.kind is Kind.STALE and not member.context
+
+
+def _fits(line: str) -> bool:
+    """Whether no channel cuts it in two, of which the second might be another command. As HTML it is longer."""
+    return len(line) + 5 * sum(map(line.count, "<>&'\"")) <= MAX_LINE
+
+
+def _lines(member: Member, place: Place, server: str | None, found: Evidence | None) -> list[str]:
     # Only the core's own words say so: a container's name for things is in no advice.
     sees_disk = member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK)
     if sees_disk:
-        return [f"Do: {reboot(place)} # what it wrote there meanwhile is on the host's disk, under the mount"]
+        return [f"Do: {reboot(place)} # what it wrote there meanwhile is on the disk of the host, under the mount"]
     if member.kind is Kind.READONLY and member.subject.fstype in KERNEL_REMOTE:
         # Only here: a local disk that an error has made read-only is not to be written to before it was checked.
         command = f"{inside_of(place)}mount -o remount,rw {shlex.quote(place.mount_point)}"
@@ -78,7 +92,7 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
 
 
 def _remote_advice(member: Member, place: Place, server: str | None, found: Evidence | None) -> list[str]:
-    who = name(server) if server else "its server"
+    who = "its monitors" if member.subject.fstype == "ceph" else plain(server or "") or "its server"
     match member.cause:
         case Cause.TIMEOUT:
             return [*_silent(member, place, who, found), *_given_up(member, place, found)]
@@ -86,16 +100,16 @@ def _remote_advice(member: Member, place: Place, server: str | None, found: Evid
             do = f"Do: {unmounted(place, _anew(member, place, found))}"
             return [*_first_look(member, who), do]
         case Cause.REFUSED if member.subject.fstype in NFS:
-            listed = f"is {client(member) or 'this client'} listed? If not, add it to /etc/exports first"
+            listed = f"is {plain(client(member)) or 'this client'} listed? If not, add it to /etc/exports first"
             return [f"Do on {who}: exportfs -v; exportfs -ra{remarks(listed, _RESUMES)}"]
         case Cause.REFUSED:
-            return [f"Do: see on {who} whether this host may still use {name(member.subject.source)}"]
+            return [f"Do: see on {who} whether this host may still use it"]
         case Cause.ERROR if is_not_offered(member):
-            share = name(member.subject.source.rstrip("/").rpartition("/")[2], 60)
-            listed = f"is [{share}] listed? If not, add it to smb.conf first"
+            share = plain(member.subject.source.rstrip("/").rpartition("/")[2])
+            listed = f"is {f'[{share}]' if share else 'the share'} listed? If not, add it to smb.conf first"
             return [f"Do on {who}: testparm -s; smbcontrol all reload-config{remarks(listed, _RESUMES)}"]
         case _:
-            return [f"Do: dmesg | tail -n 20 # and see to {who}" if server else "Do: dmesg | tail -n 20"]
+            return [f"Do: dmesg | tail -n 20 # and see to {who}"]
 
 
 def _silent(member: Member, place: Place, who: str, found: Evidence | None) -> list[str]:
@@ -103,24 +117,24 @@ def _silent(member: Member, place: Place, who: str, found: Evidence | None) -> l
     fstype, resumes = member.subject.fstype, _resumes(member)
     service = _SERVICES.get(fstype, "")
     port = found.port if found is not None else Port.NOT_ASKED
+    address = shlex.quote(found.endpoint.address) if found is not None and found.endpoint is not None else ""
+    if address and port is not Port.REACHABLE and found is not None and found.port_from_host is Port.REACHABLE:
+        look = in_network_of(place, f"ip addr; ip route get {address}")
+        return [f"Do: {look}{remarks(f'{who} answers the host: it is the network of the container', resumes)}"]
     if port is Port.REFUSED and service:
         return [f"Do on {who}: systemctl restart {service}{remarks('if it is a Linux', resumes)}"]
     if port is Port.REACHABLE and service:
         first = "if it is a Linux, and its disks answer"
         return [f"Do on {who}: dmesg | tail -n 20; systemctl restart {service}{remarks(first, resumes)}"]
-    if found is not None and found.endpoint is not None:
-        address = shlex.quote(found.endpoint.address)
-        if found.port_from_host in (Port.REACHABLE, Port.REFUSED):
-            look = in_network_of(place, f"ip addr; ip route get {address}")
-            return [f"Do: {look}{remarks(f'{who} answers the host: it is the network of the container', resumes)}"]
+    if address:
         look = in_network_of(place, f"ping -c 3 {address}; ip route get {address}")
         return [f"Do: {look}{remarks(f'is {who} off, or the network to it?', resumes)}"]
-    return [f"Do: see whether {who} is off, or the network to it{f'; {resumes}' if resumes else ''}"]
+    return [f"Do: see whether {who} is off, or the network to it{f', {resumes}' if resumes else ''}"]
 
 
 def _resumes(member: Member) -> str:
-    """A soft mount gives errors meanwhile, and resumes as well."""
-    if member.subject.fstype not in _SERVICES:
+    """A soft mount gives errors meanwhile, and resumes as well; a client of Ceph may have been blocklisted."""
+    if member.subject.fstype not in _SERVICES or member.subject.fstype == "ceph":
         return ""
     return f"{_RESUMES}{', within minutes' if member.subject.fstype in CIFS else ''}"
 
@@ -133,7 +147,7 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
     """
     if member.subject.fstype not in _SERVICES:
         return []
-    quoted, lost = shlex.quote(place.mount_point), "unwritten data is lost; who still waits: kill -9"
+    quoted, lost = shlex.quote(place.mount_point), "unwritten data is lost – who still waits: kill -9"
     how, after = "-l" if member.subject.fstype in CIFS else "-fl", _restart(member, place, found)
     first = "stop its VMs first" if _machines(found) else ""
     if storage := pve_storage(place):
@@ -150,7 +164,9 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
 def _anew(member: Member, place: Place, found: Evidence | None, *, is_away: bool = False) -> Again:
     """What mounts it again, and who does not notice."""
     mounts = again(member.subject, place, found, is_away=is_away)
-    return mounts._replace(remark="; ".join(filter(None, (mounts.remark, _restart(member, place, found)))))
+    if found is not None and found.question.stacked > 1 and not is_away:
+        mounts = Again(remark=f"{found.question.stacked} mounts stand there, this takes the upper one away")
+    return mounts._replace(remark=" – ".join(filter(None, (mounts.remark, _restart(member, place, found)))))
 
 
 def _restart(member: Member, place: Place, found: Evidence | None) -> str:
@@ -160,12 +176,15 @@ def _restart(member: Member, place: Place, found: Evidence | None) -> str:
     guests = [reboot(Place(p.namespace, "")) for p in bound]
     if radius is not None:
         guests += [reboot(Place(f"ct:{using.guest.id}", "")) for using in radius.guests if not using.guest.is_vm]
-    guests = [*dict.fromkeys(guests), *(f"qm stop {ident} && qm start {ident}" for ident in _machines(found))]
+    # Whether a machine runs is not known, nor are its other disks.
+    guests = [*dict.fromkeys(guests), *(f"VM {ident}" for ident in _machines(found))]
     if len(guests) > MAX_RESTARTS:
         return f"then restart the {len(guests)} guests that still have the old one"
     if guests:
-        return f"then restart what still has the old one: {'; '.join(guests)}"
-    return "" if is_nothing(radius) else "then restart what still has the old one"
+        return f"then restart what still has the old one: {', '.join(guests)}"
+    # Who waits in it gets an error when it goes, and is free.
+    is_held = radius is not None and (radius.users or radius.docker)
+    return "then restart what still has the old one" if is_held else ""
 
 
 def _machines(found: Evidence | None) -> list[str]:
@@ -192,7 +211,12 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
     if storage := pve_storage(place):
         return [f"Do: pvesm status --storage {shlex.quote(storage)} # says why PVE does not mount it"]
     command, remark = _anew(member, place, found, is_away=True)
-    return [f"Do: {command}{remarks(remark)}"] if command else ["Do: start again what mounted it"]
+    if not command:
+        return ["Do: start again what mounted it"]
+    if place.namespace != HOST:
+        return [f"Do: {command}{remarks(remark, f'if it was bound from the host: {reboot(place)}')}"]
+    # What was written there meanwhile is hidden by the mount.
+    return [f"Do: {command}{remarks(remark, f'what lies underneath: watcher hidden {shlex.quote(str(place))}')}"]
 
 
 # ---- FUSE
@@ -225,20 +249,25 @@ def _see_to(member: Member, daemon: Daemon | None, place: Place, server: str | N
     # A process in a container names its unit itself: no command for the host comes of that.
     there = daemon is not None and not daemon.likely and daemon.system and daemon.inside == (place.namespace != HOST)
     if daemon is not None and there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
-        remark = f"once {name(server)} answers" if server else ""
+        remark = f"once {plain(server)} answers" if server and plain(server) else ""
         return f"{inside_of(place)}systemctl restart {shlex.quote(daemon.unit)}{remarks(remark)}"
     # Of a user's mount root would ask a server that the user has chosen.
-    is_roots = option(member.subject.options, "user_id") in (None, "0")
+    is_roots = option(member.subject.options, "user_id") == "0"
     if member.subject.fstype == "fuse.sshfs" and is_roots and (login := _LOGIN.match(member.subject.source)):
         resumes = f"with -o reconnect {_RESUMES}" if member.cause is Cause.IO_ERROR else ""
-        question = f"does {name(server) if server else 'it'} answer?"
-        return f"{inside_of(place)}ssh -o ConnectTimeout=5 {login[0]} true{remarks(question, resumes)}"
+        question = f"does {plain(server or '') or 'it'} answer?"
+        told = f"; ps -ww -o args= -p {daemon.pid}" if daemon is not None else ""
+        first = "if not, mend that first" if told else ""
+        options = "ps shows the options that it has" if told else ""
+        look = f"{inside_of(place)}ssh -o ConnectTimeout=5 {login[0]} true{told}"
+        return f"{look}{remarks(question, first, options, resumes)}"
     # The pid is the one that it has on the host, also of a container's.
     look = f"ps -o pid,stat,wchan:30,args {daemon.pid}" if daemon is not None else ""
     where = "" if place.namespace == HOST else f" in {container_name(place.namespace)}"
-    who = f"if {name(daemon.comm, 20)}{where} hangs, start it anew" if daemon is not None else ""
-    who = who or f"see to the process that serves it{where}"
-    question = f"does {name(server)} answer? If so, {who}" if server else who
+    who = f"see to the process that serves it{where}"
+    if daemon is not None:
+        who = f"if {plain(daemon.comm) or 'it'}{where} hangs, start it anew"
+    question = f"does {plain(server)} answer? If so, {who}" if server and plain(server) else who
     return f"{look} # {question}" if look else question
 
 
@@ -246,5 +275,6 @@ def _is_its_own(daemon: Daemon) -> bool:
     """Whether its unit is there for it, as far as names tell: what cron or pvestatd has mounted is in theirs."""
     if daemon.comm == "pmxcfs":
         return daemon.unit == "pve-cluster.service"
-    named = daemon.unit.endswith(".service") and not daemon.unit.startswith("-")  # an option to systemctl(1)
-    return named and bool(daemon.comm) and daemon.comm in daemon.unit
+    stem = daemon.unit.removesuffix(".service")
+    is_service = stem != daemon.unit and not stem.startswith("-")  # an option to systemctl(1)
+    return is_service and bool(daemon.comm) and (daemon.comm == stem or daemon.comm in re.split(r"[-@.]", stem))

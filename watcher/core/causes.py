@@ -28,6 +28,8 @@ def member_words(member: Member) -> str:
 def is_not_offered(member: Member) -> bool:
     """Whether the server has no such share: STATUS_BAD_NETWORK_NAME, for which the kernel's client says ENOENT."""
     is_smb = member.kind is Kind.STALE and member.subject.fstype in CIFS
+    if member.subject.source.replace("\\", "/").rstrip("/").count("/") > 3:
+        return False  # it may be the directory of the share that is mounted: "//nas01/share/directory"
     return is_smb and member.cause is Cause.ERROR and member.error.startswith("No such file or directory")
 
 
@@ -65,8 +67,9 @@ def _meaning(member: Member) -> list[str]:
         lands = "what is written there meanwhile lands on the disk underneath"
         if not member.error.startswith(NO_LONGER):
             return [f"{lands[:1].upper()}{lands[1:]}"]
-        ended = "Its process has ended, or somebody" if subject.fstype.startswith("fuse") else "Somebody"
-        return [f"{ended} has unmounted it; {lands}"]
+        is_fuse = subject.fstype.startswith("fuse")
+        ended = "Its process has ended, or it has been unmounted" if is_fuse else "It has been unmounted"
+        return [f"{ended}; {lands}"]
     if subject.fstype not in NFS:
         return []
     if member.cause is Cause.STALE_HANDLE and not member.context:  # else the server still knows it

@@ -2,10 +2,13 @@
 
 They are to be copied, so whatever is in them is quoted for a shell; what is said of them stands behind a "#", as a
 comment, since lines are copied whole; and none comes out of what would have to be shortened or escaped to be shown.
+A shell may not know comments (an interactive zsh): what is said has nothing in it that begins a command, and of what
+others have named only what is `plain`.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import NamedTuple
 
@@ -16,6 +19,10 @@ from watcher.core.wording import name
 from watcher.model import HOST, Place, Subject, Superblock
 
 _OPTIONS = "add the other options that it had"  # of a process, which the kernel does not know
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.\[][A-Za-z0-9_.@%:\[\]-]*")
+_STORAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # PVE::JSONSchema's pve-storage-id
 
 
 class Again(NamedTuple):
@@ -42,24 +49,31 @@ def in_network_of(place: Place, commands: str) -> str:
     return f'nsenter -t "$(lxc-info -pHn {ctid})" -n sh -c {shlex.quote(commands)}'
 
 
+def plain(text: str, width: int = 80) -> str:
+    """A name that is nothing else to a shell, quoted or not; "" where it is no such."""
+    return text if len(text) <= width and _PLAIN.fullmatch(text) else ""
+
+
 def reboot(place: Place) -> str:
     ctid = place.namespace.removeprefix("ct:")
-    return f"pct reboot {ctid}" if ctid.isdecimal() else f"restart the container {shlex.quote(ctid)}"
+    if ctid.isdecimal():
+        return f"pct reboot {ctid}"
+    return f"restart the container {plain(ctid)}" if plain(ctid) else "restart the container"
 
 
 def remarks(*texts: str) -> str:
     """Behind a command; "" if there are none."""
     text = ""
     for part in filter(None, texts):
-        text += f" {part[:1].upper()}{part[1:]}" if text.endswith("?") else f"; {part}" if text else part
+        text += f" {part[:1].upper()}{part[1:]}" if text.endswith("?") else f" – {part}" if text else part
     return f" # {text}" if text else ""
 
 
 def pve_storage(place: Place) -> str:
     """PVE mounts a storage at /mnt/pve/<storage id> and nothing else there."""
-    if place.namespace == HOST and place.mount_point.startswith("/mnt/pve/"):
-        return name(place.mount_point.removeprefix("/mnt/pve/"), 40)
-    return ""
+    ident = place.mount_point.removeprefix("/mnt/pve/")
+    is_one = place.namespace == HOST and ident != place.mount_point and _STORAGE.fullmatch(ident) is not None
+    return ident if is_one and name(ident, 100) == ident else ""
 
 
 # ---- taking it away
@@ -79,15 +93,18 @@ def aborted(superblock: Superblock, place: Place, found: Evidence | None, again:
     """
     if found is None or found.waiting is None or found.question.connection is None:
         return ""
-    root = found.question.root or superblock.root or "/"
+    root = superblock.root or "/"
     stands = f" {superblock.device} {escape(root)} {escape(place.mount_point)} "  # proc_pid_mountinfo(5)
     if name(root, 200) != root:
         return ""
     inside, abort = inside_of(place), f"/sys/fs/fuse/connections/{found.question.connection}/abort"
-    check = f"if {inside}grep -qF {shlex.quote(stands)} /proc/self/mountinfo; then"
+    # A container's own grep(1) would say what it likes.
+    ctid = shlex.quote(place.namespace.removeprefix("ct:"))
+    table = f'"/proc/$(lxc-info -pHn {ctid})/mountinfo"' if inside else "/proc/self/mountinfo"
+    check = f"if grep -qF {shlex.quote(stands)} {table}; then"
     then = f" {again.command};" if again.command else ""
     done = f"echo 1 > {abort}; {inside}umount -l {shlex.quote(place.mount_point)};{then} fi"
-    return f"{check} {done}{remarks(again.remark)}"
+    return f"{check} {done}{remarks('unwritten data is lost', again.remark)}"
 
 
 # ---- mounting it again
@@ -105,8 +122,7 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
         return Again(f"systemctl start {shlex.quote(unit)}")
     if origin is Origin.UNKNOWN:
         is_fuse = subject.fstype.startswith("fuse")
-        root = found.question.root if found is not None else ""
-        if (found is not None or is_away or is_fuse) and (whole := _anew(subject, place, root)).command:
+        if (found is not None or is_away or is_fuse) and (whole := _anew(subject, place)).command:
             return whole
         if is_away or is_fuse:
             is_desktop = "gvfs" in subject.fstype or "gvfs" in subject.source
@@ -115,9 +131,9 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
     return Again(f"{inside_of(place)}mount {quoted}")
 
 
-def _anew(subject: Subject, place: Place, root: str) -> Again:
+def _anew(subject: Subject, place: Place) -> Again:
     """The whole command for what no file has; nothing where there is none, or too much of it."""
-    source, root = subject.source, root or subject.superblock.root
+    source, root = subject.source, subject.superblock.root
     # Not "[-oProxyCommand=…]:" either: sshfs(1) takes the brackets away before ssh sees the rest.
     if name(source, 200) != source or not source or source.lstrip("[").startswith("-"):
         return Again()
@@ -130,7 +146,7 @@ def _anew(subject: Subject, place: Place, root: str) -> Again:
         # What is "krb5" asks for none.
         remark = "asks for the password" if subject.fstype in CIFS and "krb5" not in subject.options else ""
     # What a user has mounted is not root's to mount: with other keys, from a server that he has chosen.
-    elif subject.fstype == "fuse.sshfs" and option(subject.options, "user_id") in (None, "0"):
+    elif subject.fstype == "fuse.sshfs" and option(subject.options, "user_id") == "0":
         program, remark = "sshfs", _OPTIONS
     else:
         return Again()

@@ -23,7 +23,7 @@ from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
 CIFS = frozenset({"cifs", "smb3"})
 _LXC = ("lxc", "lxc.payload")  # what is below these in the cgroups is a container's
-_OTHERS = ("docker", "machine.slice", "kubepods", "kubepods.slice")  # and below these another's
+_OTHERS = ("docker", "libpod", "crio", "cri-containerd", "machine.slice", "kubepods")  # and below these another's
 MAX_ENDPOINTS = 5  # monitors of a Ceph cluster
 _CEPH_SOURCE = re.compile(r"^[^@/=]+(?=:/)")  # "mon1:6789,mon2:6789:/path", of before the new mount syntax
 
@@ -71,7 +71,8 @@ class Question:
     superblock: Superblock
     place: Place  # the host's, where it is bound into a container from there
     endpoints: tuple[Endpoint, ...] = ()
-    root: str = ""  # of the mount that stands there; "": the superblock's
+    stands: Superblock | None = None  # what stands there, where that is another directory of the file system
+    options: str = ""  # of that
     init_pid: int = 0  # of the container whose own mount it is; 0: it is ours
     stack: tuple[str, ...] = ()
     stacked: int = 1  # mounts on this mount point
@@ -164,11 +165,12 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
     return Question(
         superblock_of(target.mount),
         place,
-        root=superblock_of(mount).root,
+        stands=superblock_of(mount) if mount is not target.mount else None,
+        options=f"{mount.options},{mount.super_options}",
         endpoints=endpoints_of(mount.fstype, mount.source, f"{mount.options},{mount.super_options}"),
         init_pid=container.init_pid if container is not None else 0,
         stack=target.stack,
-        stacked=target.stacked,
+        stacked=target.stacked - (lower is not None and lower.fstype == "autofs"),
         below=f"{lower.source} ({lower.fstype})" if lower is not None and lower.fstype != "autofs" else "",
         others_ok=sum(others.values()),
         others_failing=len(others) - sum(others.values()),
@@ -187,10 +189,21 @@ def question_of_absent(superblock: Superblock, place: Place, options: str, mount
 
 
 def _on_host(mount: Mount, mounts: Iterable[Mount]) -> Mount | None:
-    """The mount of the host's whose file system this is, on which all of it stands."""
-    like = (mount.device, mount.fstype, mount.source)
-    found = [m for m in mounts if (m.device, m.fstype, m.source) == like and m.root in ("/", mount.root)]
-    return min(found, key=lambda m: (m.root != mount.root, place_order(Place(HOST, m.mount_point))), default=None)
+    """The mount of the host's whose file system this is, on which all of it stands.
+
+    NFS calls the directory that is mounted its root, and names a directory of it in the source (nfs_show_path).
+    """
+
+    def holds(other: Mount) -> bool:
+        if (other.device, other.fstype) != (mount.device, mount.fstype):
+            return False
+        below = mount.fstype in NFS and mount.source.startswith(f"{other.source.rstrip('/')}/")
+        return (other.source == mount.source or below) and other.root in ("/", mount.root)
+
+    def strangeness(m: Mount) -> tuple[bool, bool, tuple[bool, tuple[str | int, ...]]]:
+        return m.source != mount.source, m.root != mount.root, place_order(Place(HOST, m.mount_point))
+
+    return min(filter(holds, mounts), key=strangeness, default=None)
 
 
 def _below(mount: Mount, mounts: Sequence[Mount]) -> Mount | None:
@@ -257,7 +270,10 @@ def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Ev
     """Put together what was found, by whomever. `fstab_text`: of the host."""
     origin = question.origin
     if question.place.namespace == HOST and origin is Origin.UNKNOWN:
-        if question.place.mount_point in fstab_entries(fstab_text):
+        wanted = fstab_sources(fstab_text).get(question.place.mount_point)
+        stands = (question.stands or question.superblock).source
+        # Something else may have been mounted there by hand. Of FUSE the program says what it is called.
+        if wanted is not None and (question.superblock.fstype.startswith("fuse") or _alike(wanted, stands)):
             origin = Origin.FSTAB
         elif findings.has_unit:
             origin = Origin.UNIT
@@ -274,9 +290,14 @@ def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Ev
     )
 
 
-def fstab_entries(text: str) -> Mapping[str, str]:
-    """By mount point, the options of its line in fstab(5). Never raises."""
-    return {e.target.rstrip("/") or "/": e.options for e in fstab.entries(text) if e.target.startswith("/")}
+def fstab_sources(text: str) -> Mapping[str, str]:
+    """By mount point, what its line in fstab(5) mounts there. Never raises."""
+    return {e.target.rstrip("/") or "/": e.source for e in fstab.entries(text) if e.target.startswith("/")}
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two sources are the same, or one is not known."""
+    return not other or one.replace("\\", "/").rstrip("/") == other.replace("\\", "/").rstrip("/")
 
 
 def unit_of(cgroup: str) -> tuple[str, bool, bool]:
@@ -293,7 +314,7 @@ def unit_of(cgroup: str) -> tuple[str, bool, bool]:
             within = parts[walls[0] + 1 :] if walls else parts
             units = [part for part in within if part.endswith((".service", ".scope"))]
             if units:
-                own = len(units) == 1 and len(walls) < 2 and not any(part in _OTHERS for part in within)
+                own = len(units) == 1 and len(walls) < 2 and not any(part.startswith(_OTHERS) for part in within[:-1])
                 return units[-1], own, bool(walls)
     return "", True, False
 

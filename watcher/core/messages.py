@@ -392,12 +392,13 @@ def _ended_lines(incident: Incident, found: Evidence | None, now: float, local: 
     lines = [lead + _listed(members) for lead, members in groups.items() if members]
     lines += _flaps(incident)
     if incident.down:
-        lines += _place_lines(incident.down[:MAX_PLACES], with_cause=True, lead="🔴 Still: ")[:MAX_PLACES]
-        if (more := len(_places(incident.down)) - MAX_PLACES) > 0:
-            lines.append(f"and {count(more, 'more mount')}")
         first = _first(incident.down)
-        lines += _growing(incident.down, now, local)
-        lines += _context(first) + advice(first, incident.server, _about(first, found))
+        do = [*_context(first), *advice(first, incident.server, _about(first, found))]
+        ending = [*_growing(incident.down, now, local), *do]
+        room = MAX_LINES - 1 - len(lines) - len(ending)  # of them one is that it is told late
+        places = len(_places(incident.down))
+        shown = max(MIN_PLACES, min(MAX_PLACES, room if places <= room else room - 1))
+        lines += [*_place_lines(incident.down, with_cause=True, lead="🔴 Still: ", most=shown), *ending]
     return lines
 
 

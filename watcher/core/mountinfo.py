@@ -51,7 +51,8 @@ def parse_line(line: str) -> Mount | None:
             fields[5],
             unescape(fstype),
             unescape(source),
-            unescape(" ".join(fields[dash + 3 :])),
+            # A comma within a value stays escaped: else what is in it would be options.
+            unescape(" ".join(fields[dash + 3 :]).replace("\\054", "\\134054")),
         )
     except (ValueError, IndexError):
         return None

@@ -126,12 +126,18 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
 
 
 def on_mount(
-    mount_points: Sequence[str], there: Sequence[Storage], guests: Iterable[Guest]
+    mount_points: Sequence[str], there: Sequence[Storage], guests: Iterable[Guest], others: Sequence[str] = ()
 ) -> tuple[list[str], list[Using]]:
-    """(storages, guests) of the host's configuration that lie on these of its mount points."""
+    """(storages, guests) of the host's configuration that lie on these of its mount points.
+
+    `others`: where other mounts stand below them.
+    """
+
+    def on(path: str, points: Sequence[str]) -> int:
+        return max((len(point) for point in points if path == point or is_below(path, point)), default=0)
 
     def lies(path: str) -> bool:
-        return any(path == point or is_below(path, point) for point in mount_points)
+        return on(path, mount_points) > on(path, others)
 
     ids = [storage.id for storage in there if lies(storage.path)]
     using = []

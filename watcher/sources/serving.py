@@ -30,11 +30,17 @@ CPU_LIMIT = 0.3  # seconds of the processor, after which no more processes are l
 TITLES = 0.3  # seconds for the command lines
 MAX_TITLE = 1 << 14  # bytes of a command line
 MAX_TABLE = 1 << 18  # bytes of a mount table
-DEVICES = ("/dev/fuse", "/fuse")  # the latter where /dev was unmounted lazily
+# As links of proc(5) name it: below another root, where /dev was unmounted lazily, or where the node was removed.
+_DEVICE = ("/fuse", "/fuse (deleted)")
 
 UTF8 = ("utf-8", "surrogateescape")  # as the service has all names, whatever the locale
 
 _speaking = allocate_lock()
+
+
+def is_device(path: str) -> bool:
+    """Whether a descriptor is open on /dev/fuse, as far as its link tells: it is never followed."""
+    return path.endswith(_DEVICE)
 
 
 def text(value: object) -> str:
@@ -118,7 +124,7 @@ class Serving:
                 names = [entry.name for entry in islice(entries, MAX_DESCRIPTORS + 1)]
             for name in names[:MAX_DESCRIPTORS]:
                 try:
-                    if os.readlink(name, dir_fd=directory) in DEVICES:
+                    if is_device(os.readlink(name, dir_fd=directory)):
                         found.append(name)
                 except OSError:
                     pass  # closed meanwhile

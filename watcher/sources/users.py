@@ -235,9 +235,9 @@ class Search:
                         path = os.readlink(entry.name, dir_fd=directory)
                     except OSError:
                         continue  # closed meanwhile
-                    if path in serving.DEVICES:
+                    if serving.is_device(path):
                         devices.append(entry.name)
-                    elif path.startswith("/"):
+                    if path.startswith("/"):
                         found |= points.of(path)
                 else:
                     whole = next(entries, None) is None
