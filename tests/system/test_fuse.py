@@ -188,7 +188,7 @@ async def test_another_users_mount_is_not_checkable_and_no_alarm(tmp_path: Path,
     row(Row(54, "FUSE of another user, and its death", KERNEL, control.since(0)[-1], "not checkable, no message"))
 
 
-@pytest.mark.lab("fuse3")
+@pytest.mark.lab("fuse2")
 @pytest.mark.timeout(240)
 async def test_a_fuse_process_that_never_finishes_its_start(fuse: FuseServer, row: Note) -> None:
     """As gvfs was seen to, by a df(1) that never came back; it is no process of a user's here."""
@@ -208,7 +208,7 @@ async def test_a_fuse_process_that_never_finishes_its_start(fuse: FuseServer, ro
     row(told.row(55, "FUSE process that never finishes its start", "NO ANSWER")._replace(recovery=None))
 
 
-@pytest.mark.lab("fuse3")
+@pytest.mark.lab("fuse2")
 @pytest.mark.timeout(240)
 async def test_such_a_start_given_up_by_abort(tmp_path: Path, fuse: FuseServer) -> None:
     """Still mounted, and dead in another way: no recovery, and no second alarm."""
