@@ -56,7 +56,7 @@ async def test_nfsd_stopped_and_started(server: Server, row: Note) -> None:
     row(told.row(13, "NFS 4.2, hard: nfsd stopped", "NO ANSWER"))
 
 
-@pytest.mark.lab("nfs4")
+@pytest.mark.lab("nfs-soft")
 @pytest.mark.timeout(240)
 async def test_hard_version_3_packets_dropped(server: Server, row: Note) -> None:
     server.nfs(v3=True)
@@ -66,7 +66,7 @@ async def test_hard_version_3_packets_dropped(server: Server, row: Note) -> None
     row(told.row(11, "NFS 3, hard: packets dropped", "NO ANSWER"))
 
 
-@pytest.mark.lab("nfs4")
+@pytest.mark.lab("nfs-soft")
 @pytest.mark.timeout(240)
 async def test_a_soft_mount_is_silent_then_says_eio_and_neither_is_a_recovery(server: Server, row: Note) -> None:
     server.nfs()
