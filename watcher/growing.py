@@ -24,7 +24,7 @@ from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
 from watcher.core.incident import SEES_DISK, Incident, Member
 from watcher.core.incidents import Incidents
 from watcher.core.places import superblock_of
-from watcher.core.wording import place_name, place_order
+from watcher.core.wording import first_place, place_name, place_order
 from watcher.delivery.sender import local_time
 from watcher.model import HOST, Kind, Mount, Place, TableRead
 from watcher.probing.covered import Found, Job, job_of, look_into
@@ -106,11 +106,11 @@ class Growing:
     def _wanted(self) -> Iterator[tuple[Slot, Place, bool]]:
         for incident in self._incidents.open:
             members = [m for m in incident.failing if m.kind in _KINDS and m.subject.places]
-            members.sort(key=lambda m: (m.kind is Kind.STALE, place_order(_first(m))))
+            members.sort(key=lambda m: (m.kind is Kind.STALE, place_order(first_place(m.subject.places))))
             for n, member in enumerate(members[:MAX_OF_INCIDENT]):
                 is_stale = member.kind is Kind.STALE
                 if n == 0 or not is_stale:  # which nobody comes past but by an old bind
-                    yield (incident.number, member.slot), _first(member), is_stale
+                    yield (incident.number, member.slot), first_place(member.subject.places), is_stale
 
     async def _look(self, now: float) -> None:
         jobs, chosen = list[tuple[Slot, Job]](), self._chosen()
@@ -196,7 +196,3 @@ def by_turns(wanted: Iterable[tuple[Slot, Place, bool]]) -> list[tuple[Slot, Pla
         taken[namespace] += 1
     ordered.sort(key=lambda ranked: ranked[:2])
     return [one for *_, one in ordered]
-
-
-def _first(member: Member) -> Place:
-    return min(member.subject.places, key=place_order)

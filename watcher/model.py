@@ -30,6 +30,11 @@ class Mount(NamedTuple):
     source: str
     super_options: str  # of the superblock
 
+    @property
+    def all_options(self) -> str:
+        """Those of the mount, then those of its superblock."""
+        return f"{self.options},{self.super_options}"
+
 
 class Place(NamedTuple):
     """Where a mount stands: a namespace and an absolute path in it."""

@@ -10,7 +10,7 @@ from watcher.core.evidence import Evidence
 from watcher.core.growth import Gravity
 from watcher.core.incident import Incident, Member
 from watcher.core.messages import Local, cause_and_advice, growing_words, headline
-from watcher.core.wording import place_order, printable
+from watcher.core.wording import first_place, place_order, printable
 from watcher.model import Place
 
 MAX_MEMBERS = 1000  # of one incident that are listed
@@ -33,17 +33,12 @@ def written_json(member: Member, now: float, local: Local) -> dict[str, Any] | N
     }
 
 
-def _first_place(member: Member) -> Place:
-    """Where it is told of what is written under it."""
-    return min(member.subject.places, key=place_order)
-
-
 def written_at(incidents: Iterable[Incident], now: float, local: Local) -> dict[Place, dict[str, Any]]:
     """The same of all that are open, by the place of the mount that is away."""
     found = {}
     for member in (m for incident in incidents for m in incident.down):
         if (written := written_json(member, now, local)) is not None:
-            found[_first_place(member)] = written
+            found[first_place(member.subject.places)] = written
     return found
 
 
@@ -81,7 +76,7 @@ def incident_json(
                 "cause": member.cause.value if member.cause else None,
                 "error": printable(member.error) or None,
                 "written_underneath": written_json(member, now, local)
-                if member.growth is not None and place == _first_place(member)
+                if member.growth is not None and place == first_place(member.subject.places)
                 else None,
             }
             for member, place in members[:MAX_MEMBERS]

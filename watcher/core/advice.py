@@ -1,8 +1,8 @@
 """What to do about a mount that fails, in lines for a message.
 
 "Do: " is for this host, "Do on SERVER: " and "First, on SERVER: " for whom it names, and what follows, up to the end of
-the line, is a command to be copied with the remark behind it (`commands`), or plain words. Each says whether the mount
-resumes by itself, since who mounts anew what would have resumed has taken files away from under programs.
+the line, is a command to be copied with the remark behind it (`commands`), or plain words. Where a mount resumes by
+itself that is said, since who mounts anew what would have resumed has taken files away from under programs.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _remote_advice(member: Member, place: Place, server: str | None, found: Evid
         case Cause.TIMEOUT:
             return [*_silent(member, place, who, found), *_given_up(member, place, found)]
         case Cause.STALE_HANDLE:
-            do = f"Do: {unmounted(place, _anew(member, place, found))}"
+            do = f"Do: {unmounted(place, _renewed(member, place, found))}"
             return [*_first_look(member, who), do]
         case Cause.REFUSED if member.subject.fstype in NFS:
             listed = f"is {plain(client(member)) or 'this client'} listed? If not, add it to /etc/exports first"
@@ -161,7 +161,7 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
     return [f"To give it up: {inside_of(place)}umount {how} {quoted}{said}"]
 
 
-def _anew(member: Member, place: Place, found: Evidence | None, *, is_away: bool = False) -> Again:
+def _renewed(member: Member, place: Place, found: Evidence | None, *, is_away: bool = False) -> Again:
     """What mounts it again, and who does not notice."""
     mounts = again(member.subject, place, found, is_away=is_away)
     if found is not None and found.question.stacked > 1 and not is_away:
@@ -210,7 +210,7 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
         return []  # whoever wants it has said how it is mounted; a disk that is gone is not
     if storage := pve_storage(place):
         return [f"Do: pvesm status --storage {shlex.quote(storage)} # says why PVE does not mount it"]
-    command, remark = _anew(member, place, found, is_away=True)
+    command, remark = _renewed(member, place, found, is_away=True)
     if not command:
         return ["Do: start again what mounted it"]
     if place.namespace != HOST:
@@ -223,20 +223,16 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
 
 
 def _fuse_advice(member: Member, place: Place, server: str | None, found: Evidence | None) -> list[str]:
-    mounts = _anew(member, place, found)
+    mounts = _renewed(member, place, found)
     if member.cause is Cause.DISCONNECTED:
         return [f"Do: {unmounted(place, mounts)}"]
     if member.cause not in (Cause.TIMEOUT, Cause.IO_ERROR):
         return []
-    superblock = member.subject.superblock
-    anew = aborted(superblock, place, found, mounts) or unmounted(place, mounts)
-    if never_started(member.stack):
-        # Without the abort whatever looks at the mount point first would hang; fusermount3(1) does not look.
-        quoted = f"{inside_of(place)}fusermount3 -uz {shlex.quote(place.mount_point)}"
-        then = f" && {mounts.command}" if mounts.command else ""
-        return [f"Do: {aborted(superblock, place, found, mounts) or f'{quoted}{then}{remarks(mounts.remark)}'}"]
+    # Without the abort whoever looks at what never started would hang; fusermount3(1) does not look.
+    by = "fusermount3 -uz" if never_started(member.stack) else "umount -l"
+    anew = aborted(member.subject.superblock, place, found, mounts) or unmounted(place, mounts, by=by)
     daemons = found.daemons if found is not None else None
-    if daemons == ():
+    if daemons == () or never_started(member.stack):
         return [f"Do: {anew}"]
     first = _see_to(member, daemons[0] if daemons else None, place, server)
     if mounts.command or member.cause is Cause.IO_ERROR:
@@ -249,7 +245,7 @@ def _see_to(member: Member, daemon: Daemon | None, place: Place, server: str | N
     # A process in a container names its unit itself: no command for the host comes of that.
     there = daemon is not None and not daemon.likely and daemon.system and daemon.inside == (place.namespace != HOST)
     if daemon is not None and there and _is_its_own(daemon) and name(daemon.unit, 60) == daemon.unit:
-        remark = f"once {plain(server)} answers" if server and plain(server) else ""
+        remark = f"once {plain(server or '')} answers" if plain(server or "") else ""
         return f"{inside_of(place)}systemctl restart {shlex.quote(daemon.unit)}{remarks(remark)}"
     # Of a user's mount root would ask a server that the user has chosen.
     is_roots = option(member.subject.options, "user_id") == "0"
@@ -262,13 +258,16 @@ def _see_to(member: Member, daemon: Daemon | None, place: Place, server: str | N
         look = f"{inside_of(place)}ssh -o ConnectTimeout=5 {login[0]} true{told}"
         return f"{look}{remarks(question, first, options, resumes)}"
     # The pid is the one that it has on the host, also of a container's.
-    look = f"ps -o pid,stat,wchan:30,args {daemon.pid}" if daemon is not None else ""
     where = "" if place.namespace == HOST else f" in {container_name(place.namespace)}"
-    who = f"see to the process that serves it{where}"
-    if daemon is not None:
-        who = f"if {plain(daemon.comm) or 'it'}{where} hangs, start it anew"
-    question = f"does {plain(server)} answer? If so, {who}" if server and plain(server) else who
-    return f"{look} # {question}" if look else question
+    if daemon is None:
+        look, who = "", f"see to the process that serves it{where}"
+    else:
+        look, who = (
+            f"ps -o pid,stat,wchan:30,args {daemon.pid} # ",
+            f"if {plain(daemon.comm) or 'it'}{where} hangs, start it anew",
+        )
+    asked = plain(server or "")
+    return f"{look}does {asked} answer? If so, {who}" if asked else f"{look}{who}"
 
 
 def _is_its_own(daemon: Daemon) -> bool:

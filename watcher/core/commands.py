@@ -79,10 +79,10 @@ def pve_storage(place: Place) -> str:
 # ---- taking it away
 
 
-def unmounted(place: Place, again: Again, *, how: str = "-l") -> str:
+def unmounted(place: Place, again: Again, *, by: str = "umount -l") -> str:
     """Takes it away, and mounts it again where something does."""
     then = f" && {again.command}" if again.command else ""
-    return f"{inside_of(place)}umount {how} {shlex.quote(place.mount_point)}{then}{remarks(again.remark)}"
+    return f"{inside_of(place)}{by} {shlex.quote(place.mount_point)}{then}{remarks(again.remark)}"
 
 
 def aborted(superblock: Superblock, place: Place, found: Evidence | None, again: Again) -> str:

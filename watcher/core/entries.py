@@ -67,7 +67,7 @@ def place_id(place: Place) -> str:
 
 def options_of(mount: Mount) -> str:
     """Of the mount and of the superblock, each once."""
-    return ",".join(dict.fromkeys(f"{mount.options},{mount.super_options}".split(",")))
+    return ",".join(dict.fromkeys(mount.all_options.split(",")))
 
 
 def inside(place: Place, container: Container | None) -> dict[str, Any]:

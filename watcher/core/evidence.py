@@ -166,8 +166,8 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
         superblock_of(target.mount),
         place,
         stands=superblock_of(mount) if mount is not target.mount else None,
-        options=f"{mount.options},{mount.super_options}",
-        endpoints=endpoints_of(mount.fstype, mount.source, f"{mount.options},{mount.super_options}"),
+        options=mount.all_options,
+        endpoints=endpoints_of(mount.fstype, mount.source, mount.all_options),
         init_pid=container.init_pid if container is not None else 0,
         stack=target.stack,
         stacked=target.stacked - (lower is not None and lower.fstype == "autofs"),
@@ -250,7 +250,7 @@ def hosts_own(mounts: Iterable[Mount]) -> frozenset[Endpoint]:
     A container's mount table names any address and port that the container likes, be it one that only the host can
     reach: to no others may the host be made to connect.
     """
-    found = (endpoints_of(m.fstype, m.source, f"{m.options},{m.super_options}") for m in mounts)
+    found = (endpoints_of(m.fstype, m.source, m.all_options) for m in mounts)
     return frozenset(endpoint for some in found for endpoint in some)
 
 

@@ -147,7 +147,7 @@ def _member(state: MountState, others: Iterable[Place]) -> Member | None:
         return None
     mount = state.mount
     names = ((state.container.namespace, state.container.name),) if state.container is not None else ()
-    options = f"{mount.options},{mount.super_options}"
+    options = mount.all_options
     places = (state.place,) if kind is Kind.VANISHED else (state.place, *others)
     return Member(
         kind=kind,

@@ -180,7 +180,7 @@ class Filesystem:
             self.told = superblock_of(first)
         names = {e.place.namespace: e.container.name for e in entries if e.container is not None}
         places = tuple(e.place for e in entries)
-        subject = Subject(self.told, places, f"{first.options},{first.super_options}", tuple(names.items()))
+        subject = Subject(self.told, places, first.all_options, tuple(names.items()))
         since = now if self.full_since is None else self.full_since
         error = self.words if change in (Change.BEGAN, Change.JOINED) else ""
         return Transition(Kind.FULL, change, subject, now, since, error=error, reason=reason)

@@ -203,7 +203,7 @@ def _transition(disk: _Disk, trouble: _Trouble, change: Change, now: float, reas
     return Transition(
         trouble.kind,
         change,
-        Subject(superblock_of(mount), disk.places, f"{mount.options},{mount.super_options}"),
+        Subject(superblock_of(mount), disk.places, mount.all_options),
         now,
         disk.since,
         Cause.VANISHED if trouble.kind is Kind.VANISHED else None,

@@ -21,7 +21,7 @@ from watcher.core.mountinfo import option
 from watcher.core.outbox import LATE_AFTER, News, Topic
 from watcher.core.radius import is_nothing
 from watcher.core.radius import lines as radius_lines
-from watcher.core.wording import count, duration, name, place_name, place_order
+from watcher.core.wording import count, duration, first_place, name, place_name, place_order
 from watcher.model import HOST, Kind, Place, Subject
 
 MAX_LINES = 12
@@ -280,7 +280,7 @@ def growing_words(member: Member, now: float, local: Local) -> str:
     """What is written under its mount point, as a message has it; "" if nothing is."""
     if member.growth is None:
         return ""
-    place = min(member.subject.places, key=place_order)
+    place = first_place(member.subject.places)
     container = dict(member.subject.names).get(place.namespace, "")
     return growth_words(member.growth, place, container, _minute(member.growth.since, now, local))
 

@@ -183,12 +183,11 @@ def lines(radius: Radius | None, on: str, limit: int, see: str = "") -> list[str
     None: not known yet. Of `limit` characters each; that there may be more stands on the first, which is the last to be
     left out. `see`: a command that tells more where the search was cut short.
     """
+    hint = f"; see: {see}" if see and len(see) <= limit // 3 else ""
     if radius is None:
-        return [f"Hangs on {on}: not known yet{f'; see: {see}' if see and len(see) <= limit // 3 else ''}"]
+        return [f"Hangs on {on}: not known yet{hint}"]
     found = [words for words in ("; ".join(_things(radius)), "; ".join(_users(radius))) if words]
-    why = _CUT if radius.unknown else radius.unseen
-    if radius.unknown and see and len(see) <= limit // 3:
-        why += f"; see: {see}"
+    why = f"{_CUT}{hint}" if radius.unknown else radius.unseen
     if not found:
         return [shorten(f"Hangs on {on}: {f'not known, {why}' if why else NOTHING}", limit)]
     more = f", and maybe more: {why}" if why else ""

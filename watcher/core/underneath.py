@@ -207,7 +207,7 @@ def _is_there(sight: Sight, visible: Mapping[str, Mount]) -> bool:
 
 def _transition(sight: Sight, change: Change, now: float, reason: str = "") -> Transition:
     over, container = sight.over, sight.container
-    options = f"{over.options},{over.super_options}"
+    options = over.all_options
     subject = Subject(superblock_of(over), (sight.place,), options, ((container.namespace, container.name),))
     error = sight.error if change is Change.BEGAN else ""
     return Transition(Kind.VANISHED, change, subject, now, sight.since, Cause.VANISHED, error, reason=reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 
 from watcher.model import HOST, Cause, Kind, Place
@@ -88,6 +89,11 @@ def place_order(place: Place) -> tuple[bool, tuple[str | int, ...]]:
     # Digits stand at odd positions, so that like is compared with like.
     parts = _DIGITS.split(f"{place.namespace}:{place.mount_point}")
     return place.namespace != HOST, tuple(int(p) if n % 2 else p for n, p in enumerate(parts))
+
+
+def first_place(places: Iterable[Place]) -> Place:
+    """The one that stands for all of them, of which there is one at least."""
+    return min(places, key=place_order)
 
 
 def cause_words(kind: Kind, cause: Cause | None, error: str = "") -> str:
