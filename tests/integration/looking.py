@@ -64,6 +64,11 @@ def of_ours(stderr: str) -> str:
     return "".join(notes_of_ours(stderr.splitlines(keepends=True)))
 
 
+def source_of_ours(name: str) -> str:
+    """A source that no test mounts that runs beside this one: who works in its mount would use an older one of ours."""
+    return f"nas01:/{name}-{os.getpid()}"
+
+
 def notes_of_ours(notes: Iterable[str]) -> list[str]:
     """The same of notes in a document."""
     return [note for note in notes if not any(words in note for words in _OF_OTHERS)]

@@ -110,7 +110,7 @@ async def test_a_fuse_process_that_is_stopped_is_named(site: Site) -> None:
 
 async def test_what_hangs_on_it_is_told_with_it(site: Site) -> None:
     """A storage, a container, a backup that Proxmox VE's worker has started, and who works in it."""
-    cloud, last = site.mount("cloud", source="remote:", fstype="fuse.rclone"), site.mount("last")
+    cloud, last = site.mount("cloud", source=f"films-{os.getpid()}:", fstype="fuse.rclone"), site.mount("last")
     pve = site.path / "pve"
     (pve / "lxc").mkdir(parents=True)
     (pve / "storage.cfg").write_text(f"dir: films\n\tpath {cloud.mount_point}/films\n")

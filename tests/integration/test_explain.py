@@ -20,7 +20,7 @@ from tests.fakes.cgroups import join, prune
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import HANG, OK, FuseServer
 from tests.fakes.fuse_server import mount, unmount
-from tests.integration.looking import Command, notes_of_ours, of_ours
+from tests.integration.looking import Command, notes_of_ours, of_ours, source_of_ours
 from tests.integration.service import Outcome, Site
 from watcher.control import ask
 from watcher.probing import child as probe_child
@@ -225,11 +225,11 @@ def test_what_hangs_on_it(
     fuse: FuseServer, lxc: Containers, mount_dir: MakeDir, command: Command, tmp_path: Path
 ) -> None:
     """Storages, guests and processes: one that has a directory of it, one that waits in open(2), one of a container."""
-    nas = fuse.mount(mount_dir("nas"), source="nas01:/media", fstype="fuse.sshfs")
+    nas = fuse.mount(mount_dir("nas"), source=source_of_ours("media"), fstype="fuse.sshfs")
     ct = lxc.start(name="plex", binds={nas.mount_point: "/media"})
-    pve = tmp_path / "pve"
+    pve, export = tmp_path / "pve", nas.source.partition(":")[2]
     for name, text in (
-        ("storage.cfg", f"nfs: nas01\n\tpath {nas.mount_point}\n\tserver nas01\n\texport /media\n"),
+        ("storage.cfg", f"nfs: nas01\n\tpath {nas.mount_point}\n\tserver nas01\n\texport {export}\n"),
         ("lxc/105.conf", f"hostname: arr\nmp0: {nas.mount_point}/films,mp=/films\n"),
         ("qemu-server/200.conf", "name: win\nscsi0: nas01:200/vm-200-disk-0.qcow2,size=32G\n"),
     ):
@@ -275,8 +275,8 @@ def test_who_still_holds_an_older_mount(
 ) -> None:
     """In a mount namespace of its own, as Docker's containers have: the host has mounted the same source anew since."""
     directory = mount_dir("mnt/nas")
-    old = fuse.mount(directory, source="nas01:/media", fstype="fuse.sshfs")
-    other = fuse.mount(mount_dir("mnt/other"), source="nas01:/films", fstype="fuse.sshfs")
+    old = fuse.mount(directory, source=source_of_ours("media"), fstype="fuse.sshfs")
+    other = fuse.mount(mount_dir("mnt/other"), source=source_of_ours("films"), fstype="fuse.sshfs")
     cgroup = f"{request.config.stash[session_cgroup].path}/docker-{'ab' * 32}.scope"
     os.mkdir(cgroup)
     inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'cd "$0"; echo there; exec sleep 1000']
@@ -293,7 +293,7 @@ def test_who_still_holds_an_older_mount(
             users[mounted] = process.pid
         join(cgroup, users[old])
         unmount(directory)
-        anew = fuse.mount(directory, source="nas01:/media", fstype="fuse.sshfs")
+        anew = fuse.mount(directory, source=old.source, fstype="fuse.sshfs")
         assert anew.device != old.device
         found = command.run("explain", "--json", anew.mount_point).document["radius"]
         assert found["docker"] == [{"id": "ab" * 6, "namespace": "host", "old": True}]
@@ -324,7 +324,7 @@ def test_who_asks_is_told_of_all_or_that_there_is_nothing(
     fuse: FuseServer, mount_dir: MakeDir, command: Command, count: int
 ) -> None:
     """In a pid namespace of its own, where nothing is kept from us: of very many the last has it open."""
-    nas = fuse.mount(mount_dir("mnt/nas"))
+    nas = fuse.mount(mount_dir("mnt/nas"), source=source_of_ours("export"))
     alone = [
         "unshare",
         "--pid",
@@ -353,7 +353,7 @@ def test_an_ordinary_user_is_told_that_he_does_not_see_all(
     fuse: FuseServer, mount_dir: MakeDir, command: Command
 ) -> None:
     """One who may read all files, so that he can start Python wherever that lies."""
-    nas = fuse.mount(mount_dir("mnt/nas"))
+    nas = fuse.mount(mount_dir("mnt/nas"), source=source_of_ours("export"))
     may_read = [f"{flag}+dac_read_search" for flag in ("--inh-caps=", "--ambient-caps=")]
     somebody = ["setpriv", "--reuid=65534", "--clear-groups", *may_read, "--"]
     argv = [*somebody, *command.argv("explain", nas.mount_point)]
@@ -385,7 +385,7 @@ def test_who_wants_to_hold_up_the_search_or_be_taken_for_ours(
     fuse: FuseServer, mount_dir: MakeDir, command: Command, tmp_path: Path
 ) -> None:
     """Thousands of descriptors of paths of thousands of parts; our child's own command line, as a container has it."""
-    nas = fuse.mount(mount_dir("mnt/nas"))
+    nas = fuse.mount(mount_dir("mnt/nas"), source=source_of_ours("export"))
     sleep = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", _SLEEP, probe_child.__file__]
     with contextlib.ExitStack() as processes:
         for argv in ([sys.executable, "-c", _DEEP, str(tmp_path)], sleep):
@@ -403,7 +403,7 @@ def test_who_wants_to_hold_up_the_search_or_be_taken_for_ours(
 
 def test_a_configuration_that_hangs_costs_its_time_only(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
     """As /etc/pve does when the cluster's file system is stuck: the processes are told all the same."""
-    nas, pve = fuse.mount(mount_dir("mnt/nas")), fuse.mount(mount_dir("pve"))
+    nas, pve = fuse.mount(mount_dir("mnt/nas"), source=source_of_ours("export")), fuse.mount(mount_dir("pve"))
     command.sections["paths"] += f'\nlxc_config = ["{pve.mount_point}/lxc"]'
     command.write()
     with subprocess.Popen(["sleep", "1000"], cwd=nas.mount_point) as here:
