@@ -1,11 +1,11 @@
-"""What an earlier run knew of a mount, for the moment when it is seen again.
+"""What outlives one run, or one mounting: that a mount has ever answered, and what an earlier run knew of it.
 
 What was stale then is stale until it has answered twice, like any other: only so is its end told, and its going on not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from watcher.core.health import ALARMED
 from watcher.core.places import Standing
@@ -13,10 +13,31 @@ from watcher.core.saved import Identity, Known
 from watcher.core.watched import Watched, subject_of
 from watcher.model import Change, Kind, Reach, Transition
 
+MAX_ANSWERED = 10_000  # of which it is remembered, containers' included
+
 
 def identity_of(standing: Standing) -> Identity:
     superblock = standing.superblock
     return standing.place, superblock.root, superblock.fstype, superblock.source
+
+
+class Answered:
+    """The mounts that have ever answered, also in an earlier run."""
+
+    def __init__(self) -> None:
+        self._all: set[Identity] = set()
+
+    def __contains__(self, identity: Identity) -> bool:
+        return identity in self._all
+
+    def update(self, known: Iterable[Identity]) -> None:
+        self._all.update(known)
+
+    def note(self, watched: Watched, standing: Standing) -> None:
+        """It has answered, and stands in this place."""
+        # Not what a container serves itself: it can make new ones for ever.
+        if standing.container is None or (not watched.is_fuse and len(self._all) < MAX_ANSWERED):
+            self._all.add(identity_of(standing))
 
 
 class Restored:

@@ -1,4 +1,4 @@
-"""Every watched superblock, by itself and by namespace, and what may be asked of it now.
+"""Every watched superblock, by itself and by namespace, what may be asked of it now, and which tables are in doubt.
 
 Keeps no time and judges nothing: health is `health`'s, events are the tracker's.
 """
@@ -30,6 +30,8 @@ class Roster:
         self._named = _ByName()
         self._on_host = _ByName()
         self._frozen_since: dict[str, float] = {}
+        self._absent: dict[str, set[Place]] = {}  # by namespace: gone by one reading of its table, not yet by a second
+        self._doubted: set[str] = set()
 
     # ---- who is on it
 
@@ -114,18 +116,40 @@ class Roster:
         thaw = self.thaws_at(watched)
         return thaw is not None and now < thaw
 
+    # ---- what a table may not have told
+
+    def is_absent(self, place: Place) -> bool:
+        """Whether the last reading of its table did not show it."""
+        return place in self._absent.get(place.namespace, ())
+
+    def note_absent(self, namespace: str, places: set[Place]) -> None:
+        """What the last reading of a namespace's table did not show; a second one has to, before it counts as gone."""
+        self._absent.pop(namespace, None)
+        if places:
+            self._absent[namespace] = places
+            self.doubt(namespace)
+
+    def doubt(self, namespace: str) -> None:
+        """Its table must be read again soon."""
+        self._doubted.add(namespace)
+
+    def take_doubted(self) -> set[str]:
+        """The namespaces in doubt, each named once."""
+        doubted, self._doubted = self._doubted, set()
+        return doubted
+
     # ---- what may be asked
 
     def crowded(self) -> bool:
         return sum(1 for w in self if w.wedged) >= MAX_WEDGED
 
-    def reachable(self, watched: Watched, absent: set[Place]) -> list[Standing]:
+    def reachable(self, watched: Watched) -> list[Standing]:
         """The places at which it may be asked."""
-        ways = [s for s in watched.standings if not s.idles_out and self._is_open(s, absent)]
-        return ways or [s for s in ondemand.at_trigger(watched) if self._is_open(s, absent)]
+        ways = [s for s in watched.standings if not s.idles_out and self._is_open(s)]
+        return ways or [s for s in ondemand.at_trigger(watched) if self._is_open(s)]
 
-    def _is_open(self, standing: Standing, absent: set[Place]) -> bool:
-        return standing.place not in absent and (not standing.below or self.behind(standing) is None)
+    def _is_open(self, standing: Standing) -> bool:
+        return not self.is_absent(standing.place) and (not standing.below or self.behind(standing) is None)
 
     def behind(self, standing: Standing) -> Watched | None:
         """The failing mount that a walk to it would cross."""

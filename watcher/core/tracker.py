@@ -1,7 +1,7 @@
-"""The whole picture: events in, transitions out, probes due.
+"""Every watched mount: events in, transitions out, probes due.
 
-It composes `places`, `watched`, `schedule` and `departed`, and knows neither how tables are read, nor
-how probes are run, nor who is told.
+Brings what is watched in line with the mount tables; of the rest it composes `judge`, `due`, `departed` and
+`restored`. It knows neither how tables are read, nor how probes are run, nor who is told.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from watcher.core import ondemand
+from watcher.core import due, ondemand
 from watcher.core.departed import Departed
 from watcher.core.filters import Filter, server_of
-from watcher.core.health import ALARMED, FAILING, REFUSALS, Health
-from watcher.core.mountinfo import is_mounted_readonly
+from watcher.core.health import ALARMED, Health
+from watcher.core.judge import Judge
 from watcher.core.places import Standing, arrange
-from watcher.core.restored import Restored, identity_of, known_of
-from watcher.core.roster import MAX_WEDGED, Roster, may_ask
+from watcher.core.restored import Answered, Restored, identity_of, known_of
+from watcher.core.roster import Roster
 from watcher.core.saved import Identity, Known
-from watcher.core.schedule import VOID_RETRY, next_probe
 from watcher.core.showing import show
 from watcher.core.watched import Watched, subject_of
 from watcher.model import (
@@ -36,7 +35,6 @@ from watcher.model import (
     ProbeReport,
     ProbeStarted,
     Reach,
-    Stage,
     StillWedged,
     Subject,
     Superblock,
@@ -46,15 +44,9 @@ from watcher.model import (
     Tick,
     Transition,
     UseRead,
-    Verdict,
-    Wedged,
 )
 
-MAX_ANSWERED = 10_000  # of which it is remembered, containers' included
-MAX_DEFERRED = 3  # reports in a row that wait for the verdict on a mount on the way
-SLACK = 0.05  # seconds: probes due this soon join the sweep that starts now
 UNMOUNTED = "unmounted"
-SETTLED = frozenset({Reach.OK, Reach.DENIED})  # until somebody uses it again
 
 
 class Tracker:
@@ -67,11 +59,10 @@ class Tracker:
         self._tables: dict[str, TableRead] = {}
         self._roster = Roster()
         self._left_out: dict[str, int] = {}
-        self._absent: set[Place] = set()  # gone by one reading of the table, not yet by a second
         self._departed = Departed()
         self._restored = Restored()
-        self._answered: set[Identity] = set()  # ever, also in an earlier run
-        self._rereads: set[str] = set()
+        self._answered = Answered()
+        self._judge = Judge(self._roster, self._departed, self._answered, grace_until=grace_until)
         self._meant_readonly: dict[Place, bool] = {}  # by who wants it mounted
 
     # ---- what the shell asks
@@ -88,24 +79,21 @@ class Tracker:
                 del self._tables[event.namespace]
                 return out + self._departed.namespace_gone(event.namespace, now, event.reason)
             case ProbeStarted():
-                self._started(event.probe, now)
+                self._judge.started(event.probe, now)
             case ProbeReport():
-                return self._reported(event, now)
+                return self._judge.reported(event, now)
             case ThreadGone():
-                self._freed(event.wedged, now)
+                self._judge.freed(event.wedged, now)
             case StillWedged():
-                return self._still_wedged(event, now)
+                return self._judge.still_wedged(event, now)
             case Tick():
-                return self._elapsed(now)
+                return self._judge.elapsed(now) + self._departed.elapsed(now)
             case ExpectedRead():
                 return self._expected(event, now)
             case UseRead():
-                ondemand.note_use(self._idle(now), self._roster, event, now)
+                ondemand.note_use(due.due_if_used(self._roster, now), self._roster, event, now)
             case Overslept():
-                # What still hangs in a wedged thread has been looked at; of the rest the time tells nothing.
-                for watched in self._roster:
-                    if watched.wedged is None:
-                        watched.health.void()
+                self._judge.overslept()
             case TableUnreadable():
                 pass  # the last table stands until it can be read again
         return []
@@ -131,7 +119,7 @@ class Tracker:
 
     def answered(self) -> set[Identity]:
         """The mounts standing now that have ever answered."""
-        return self._answered & {identity_of(s) for w in self._roster for s in w.standings}
+        return {i for w in self._roster for s in w.standings if (i := identity_of(s)) in self._answered}
 
     def known(self) -> dict[Identity, Known]:
         """What a later run should know of the mounts standing now, by this run's clock."""
@@ -144,37 +132,11 @@ class Tracker:
 
     def due(self, now: float) -> list[Probe]:
         """The probes to start now."""
-        probes = []
-        crowded = self._roster.crowded()
-        for watched in self._roster:
-            # Only what is well joins early: what fails is judged by the time since it was asked first.
-            slack = 0.0 if watched.health.reach in FAILING else SLACK
-            if watched.next_at > now + slack or not may_ask(watched, crowded) or self._roster.is_frozen(watched, now):
-                continue
-            if standing := watched.way(self._roster.reachable(watched, self._absent)):
-                probes.append(watched.probe(standing, deep=watched.wants_deep(now)))
-        return probes
+        return due.due(self._roster, now)
 
     def ask_now(self, place: Place, now: float) -> Asked | None:
         """Let the mount in this place be due at once; None if none is watched there."""
-        found = ((w, s) for w in self._roster.inside(place.namespace) for s in w.standings if s.place == place)
-        watched, standing = next(found, (None, None))
-        if watched is None or standing is None:
-            return None
-        if watched.wedged is not None:
-            return Asked(False, "an earlier probe still hangs in it; it is asked again once that has ended")
-        if watched.asked is not None:
-            return Asked(True)
-        if not may_ask(watched, self._roster.crowded()):
-            return Asked(False, f"not probed: {MAX_WEDGED} probes hang already")
-        if (over := self._roster.behind(standing)) is not None:
-            return Asked(False, f"a mount in front of it fails: {over.standings[0].place}")
-        if self._roster.is_frozen(watched, now):
-            return Asked(False, "its container is frozen (a backup does that)")
-        if not self._roster.reachable(watched, self._absent):
-            return Asked(False, ondemand.NOT_ASKED if standing.idles_out else "it is about to be unmounted")
-        watched.next_at = now
-        return Asked(True)
+        return due.ask_now(self._roster, place, now)
 
     def superblocks(self) -> Collection[Superblock]:
         """All that are watched."""
@@ -182,27 +144,17 @@ class Tracker:
 
     def wants_use(self, now: float) -> bool:
         """Whether a UseRead is to come before `due` is asked."""
-        return bool(self._idle(now))
+        return bool(due.due_if_used(self._roster, now))
 
     def next_due(self) -> float | None:
         """When `due`, a Tick or a UseRead next has something to do."""
-        due = self._departed.next_due()
-        soonest = math.inf if due is None else due
-        crowded = self._roster.crowded()
-        for watched in self._roster:
-            if (overdue := watched.health.overdue_at(watched.pace, self._grace_until)) is not None:
-                soonest = min(soonest, overdue)
-            # Whether it may be asked costs more to know, and of most it is of no interest.
-            if watched.next_at >= soonest or not may_ask(watched, crowded):
-                continue
-            if self._roster.reachable(watched, self._absent) or ondemand.is_idle(watched):
-                soonest = min(soonest, max(watched.next_at, self._roster.thaws_at(watched) or 0.0))
+        departed = self._departed.next_due()
+        soonest = min(due.next_due(self._roster, self._grace_until), math.inf if departed is None else departed)
         return None if soonest == math.inf else soonest
 
     def take_rereads(self) -> set[str]:
         """The namespaces whose table must be read again soon, each named once."""
-        wanted, self._rereads = self._rereads, set()
-        return wanted
+        return self._roster.take_doubted()
 
     def snapshot(self) -> list[MountState]:
         """Every watched place as it stands now."""
@@ -237,11 +189,6 @@ class Tracker:
         """By namespace: mounts that are not watched since there are too many."""
         return dict(self._left_out)
 
-    def _idle(self, now: float) -> list[Watched]:
-        """What is due if it has been used."""
-        crowded = self._roster.crowded()
-        return [w for w in self._roster if w.next_at <= now and ondemand.is_idle(w) and may_ask(w, crowded)]
-
     # ---- tables
 
     def _arrange(self, namespace: str, now: float, reason: str) -> list[Transition]:
@@ -259,7 +206,7 @@ class Tracker:
                 there = found.get(standing.place)
                 if there is not None and there.superblock == watched.superblock:
                     watched.standings[watched.standings.index(standing)] = found.pop(standing.place)
-                elif there is None and reason == UNMOUNTED and standing.place not in self._absent:
+                elif there is None and reason == UNMOUNTED and not self._roster.is_absent(standing.place):
                     # A table that changes while it is read can miss a line: gone is what is gone twice.
                     absent.add(standing.place)
                 else:
@@ -268,27 +215,17 @@ class Tracker:
             out += watched.show_only_changed(show_only, now)
         for standing in found.values():
             out += self._arrived(standing, now)
-        self._absent = {p for p in self._absent if p.namespace != namespace} | absent
-        if absent:
-            self._rereads.add(namespace)
+        self._roster.note_absent(namespace, absent)
         self._roster.rearranged(namespace)
-        inside = self._roster.inside(namespace)
         if frozen_now:
-            self._stand_still(inside)
+            self._judge.stood_still(namespace)
         self._roster.release_behind(namespace)
-        return out + [t for watched in inside for t in watched.check_readonly(now)]
+        return out + [t for watched in self._roster.inside(namespace) for t in watched.check_readonly(now)]
 
     def _note_left_out(self, namespace: str, count: int) -> None:
         self._left_out.pop(namespace, None)
         if count:
             self._left_out[namespace] = count
-
-    def _stand_still(self, inside: list[Watched]) -> None:
-        """Their container was frozen: what its own file systems did just before may have been that already."""
-        for watched in inside:
-            if self._roster.thaws_at(watched) is not None:
-                watched.health.void()
-                watched.health.forget_failure()
 
     def _arrived(self, standing: Standing, now: float) -> list[Transition]:
         watched = self._roster.get(standing.superblock)
@@ -305,17 +242,12 @@ class Tracker:
             return resumed
         if watched.health.reach is Reach.OK:
             # Another place of what is known to be good: the answer is there already.
-            self._note_answer(watched, standing)
+            self._answered.note(watched, standing)
             return watched.remounted(standing, since, now) + self._departed.answers(standing.place, now)
         if since is not None:
             watched.replaces_since = since
         # If it fails: there, too.
-        return self._failing(watched, now, Change.BEGAN if was_shown_only else Change.JOINED)
-
-    def _note_answer(self, watched: Watched, standing: Standing) -> None:
-        # Not what a container serves itself: it can make new ones for ever.
-        if standing.container is None or (not watched.is_fuse and len(self._answered) < MAX_ANSWERED):
-            self._answered.add(identity_of(standing))
+        return self._judge.failing(watched, now, Change.BEGAN if was_shown_only else Change.JOINED)
 
     def _left(
         self, watched: Watched, gone: list[Standing], now: float, reason: str, *, replaced: set[Place]
@@ -343,132 +275,6 @@ class Tracker:
                     watched.note_intent(standing.place, self._meant_readonly.get(standing.place))
                 out += [_meant(t) for t in watched.check_readonly(now)]
         return out
-
-    # ---- probes
-
-    def _started(self, probe: Probe, now: float) -> None:
-        if watched := self._roster.get(probe.superblock):
-            watched.asked = probe
-            if probe.deep:
-                watched.deep_at = now
-
-    def _reported(self, report: ProbeReport, now: float) -> list[Transition]:
-        probe = report.probe
-        watched = self._roster.get(probe.superblock)
-        if watched is None:
-            return []  # unmounted meanwhile
-        if report.wedged is not None:
-            watched.wedged, watched.wedged_since = report.wedged, report.started
-        if watched.asked != probe:
-            return []  # of the mount that stood there before
-        watched.asked = None
-        if report.verdict is Verdict.NOT_THIS_MOUNT:
-            self._rereads.add(probe.place.namespace)
-            watched.missed_at(probe.place, now)
-            return []
-        still = report.verdict is not Verdict.ANSWERED and self._roster.is_frozen(watched, now)
-        if report.verdict is Verdict.VOID or still:
-            watched.learned_nothing(report, now)
-            return []
-        watched.missed, watched.voids, watched.void_note = 0, 0, ""
-        if probe.user_namespace and report.errno in REFUSALS and not watched.refused_inside:
-            watched.refused_inside = True  # a bind of the host's own, perhaps: ask as the host
-            watched.next_at = now
-            return []
-        if not probe.user_namespace and report.verdict is not Verdict.ANSWERED:
-            watched.refused_inside = False  # the host is none the wiser: ask inside again
-        if self._is_blamed_on_the_way(watched, report):
-            watched.health.void()
-            watched.next_at = now + VOID_RETRY
-            return []
-        if watched.has_another_way(report, self._roster.reachable(watched, self._absent)):
-            watched.next_at = now  # its other places may still be reached
-            return []
-        if report.verdict is not Verdict.ANSWERED:
-            watched.fails_deep = report.stage is Stage.DEEP
-        elif probe.deep:
-            watched.fails_deep = False
-        return self._judged(watched, report, now)
-
-    def _judged(self, watched: Watched, report: ProbeReport, now: float) -> list[Transition]:
-        health, before = watched.health, watched.health.reach
-        asked_at = next((s for s in watched.standings if s.place == report.probe.place), None)
-        if asked_at is not None and is_mounted_readonly(asked_at.mount):
-            report = replace(report, readonly=None)  # statfs tells of the mount as well: nothing of other places
-        health.observe(report, watched.pace, now, self._grace_until)
-        watched.next_at = next_probe(
-            health.reach, watched.pace, started=report.started, now=now, failing_since=health.failing_since
-        )
-        watched.used = health.reach not in SETTLED
-        out = self._changed(watched, before, now)
-        if health.reach is Reach.OK and before is not Reach.OK:
-            for standing in watched.standings:
-                self._note_answer(watched, standing)
-                out += self._departed.answers(standing.place, now)
-            if before in ALARMED:
-                self._hurry_kin(watched, now)
-            for kin in self._roster.of_same_name(watched):
-                out += self._failing(kin, now, Change.JOINED)  # what is left of it is another matter now
-        if health.reach is not before and health.reach in FAILING:
-            for namespace in {s.place.namespace for s in watched.standings}:
-                self._roster.release_behind(namespace)
-        return out + watched.check_readonly(now)
-
-    def _changed(self, watched: Watched, before: Reach, now: float) -> list[Transition]:
-        return [self._explained(t, watched) for t in watched.changed_from(before, now)]
-
-    def _failing(self, watched: Watched, now: float, change: Change) -> list[Transition]:
-        return [self._explained(t, watched) for t in watched.failing(now, change)]
-
-    def _explained(self, transition: Transition, watched: Watched) -> Transition:
-        return replace(transition, context=self._roster.context(watched))
-
-    def _is_blamed_on_the_way(self, watched: Watched, report: ProbeReport) -> bool:
-        """Whether the probe did not get there while a mount that it had to cross fails, or may be about to."""
-        if report.stage is not Stage.WALK:
-            watched.deferred = 0
-            return False
-        below = [b for s in watched.standings if s.place == report.probe.place for b in s.below]
-        ahead = [over for b in below if (over := self._roster.get(b)) is not None and over is not watched]
-        if any(over.wedged or over.health.reach in FAILING for over in ahead):
-            return True
-        watched.deferred += 1
-        return watched.deferred <= MAX_DEFERRED and any(over.asked for over in ahead)
-
-    def _freed(self, wedged: Wedged, now: float) -> None:
-        for watched in self._roster:
-            if watched.wedged == wedged:
-                watched.wedged = watched.wedged_since = None
-                watched.next_at = now
-
-    def _still_wedged(self, event: StillWedged, now: float) -> list[Transition]:
-        watched = self._roster.get(event.superblock)
-        if watched is None or watched.wedged is not None or watched.health.reach not in (Reach.UNKNOWN, Reach.STALE):
-            return []
-        watched.wedged, watched.wedged_since = event.wedged, event.since
-        if (before := watched.health.reach) is Reach.STALE:
-            return []  # known from an earlier run
-        watched.health.fail_since(event.since, "an earlier probe still hangs in it")
-        watched.health.elapse(watched.pace, now, self._grace_until)
-        return self._changed(watched, before, now)
-
-    def _elapsed(self, now: float) -> list[Transition]:
-        out = []
-        for watched in self._roster:
-            before = watched.health.reach
-            watched.health.elapse(watched.pace, now, self._grace_until)
-            out += self._changed(watched, before, now)
-        return out + self._departed.elapsed(now)
-
-    def _hurry_kin(self, recovered: Watched, now: float) -> None:
-        """When a mount is back, ask at once what it stood in front of, and the other mounts of its server."""
-        server = recovered.server
-        for watched in self._roster:
-            if watched.next_at <= now or watched.health.reach not in (Reach.STALE, Reach.SUSPECT, Reach.UNKNOWN):
-                continue
-            kin = server is not None and server == watched.server
-            if kin or any(recovered.superblock in s.below for s in watched.standings):
-                watched.next_at = now
 
 
 def _meant(transition: Transition) -> Transition:
