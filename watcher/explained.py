@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from watcher.core.explain import past_words
-from watcher.core.messages import describe_type
 from watcher.core.radius import NOTHING
-from watcher.core.wording import CAUSES, container_name, count, duration, name
+from watcher.core.wording import CAUSES, container_name, count, describe_type, duration, name
 from watcher.model import HOST, Cause
 from watcher.output import CRITICAL, OK, STATUS_WORDS, WARNING
 

@@ -16,7 +16,7 @@ import anyio
 from watcher import radius
 from watcher.children import Children
 from watcher.configfile import FileReader
-from watcher.core import messages
+from watcher.core import body
 from watcher.core.evidence import Evidence, Question, question_of, question_of_absent
 from watcher.core.incident import BY_PLACE, Incident, Member
 from watcher.core.places import superblock_of
@@ -208,7 +208,7 @@ def _fresh(found: tuple[float, T] | None, within: float = FRESH) -> T | None:
 
 def _matter_of(incident: Incident) -> Matter | None:
     """What there is to find out of it, by its foremost member."""
-    member = messages.foremost(incident)
+    member = body.foremost(incident)
     if member is None:
         return None
     superblock, place = member.subject.superblock, _place_of(member)

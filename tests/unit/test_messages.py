@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
 from watcher.core import messages
+from watcher.core.body import MAX_LINES, foremost
 from watcher.core.evidence import Daemon, Endpoint, Evidence, Port, Question
 from watcher.core.growth import Gravity, Growth
 from watcher.core.incident import Condition, Incident, Member
-from watcher.core.messages import MAX_LINES, Message, Sender, compose, describe_type
+from watcher.core.messages import Message, Sender, compose
 from watcher.core.outbox import News, Topic
 from watcher.core.radius import Process, Radius
 from watcher.core.roster import ALONE, OLD
 from watcher.core.silences import Silences
+from watcher.core.wording import describe_type
 from watcher.model import HOST, Cause, Kind, Place, Silence, Subject, Superblock
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -807,7 +809,7 @@ def test_however_much_there_is_to_say_what_to_do_is_not_cut_off(late: float, han
     flapping = replace(members[-1], flapping=True, flaps=9)
     flapped = replace(members[-2], flaps=7)
     about = incident(*members[:-2], flapped, flapping, server=None)
-    first = messages.foremost(about)
+    first = foremost(about)
     assert first is not None
     question = Question(first.subject.superblock, first.subject.places[0], stacked=2, others_ok=3)
     radius = Radius(storages=("films",), users=1, blocked=1, processes=(Process(1, "cp", HOST, blocked=True),))

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.mounts import subject, transition
+from watcher.core.body import MAX_LINES
 from watcher.core.incident import SETTLED, Condition, Incident
 from watcher.core.incidents import Incidents
-from watcher.core.messages import MAX_LINES, Message, Sender, compose
+from watcher.core.messages import Message, Sender, compose
 from watcher.core.outbox import (
     REMOUNT_WAIT,
     UPDATE_LAST,

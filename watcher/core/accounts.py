@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from watcher.core.entries import place_id, utc
+from watcher.core.body import cause_and_advice, growing_words
+from watcher.core.entries import place_id
 from watcher.core.evidence import Evidence
 from watcher.core.growth import Gravity
 from watcher.core.incident import Incident, Member
-from watcher.core.messages import Local, cause_and_advice, growing_words, headline
+from watcher.core.messages import headline
+from watcher.core.times import Local, utc
 from watcher.core.wording import first_place, place_order, printable
 from watcher.model import Place
 

@@ -1,4 +1,4 @@
-"""How things are named to people: printable text, durations, sizes, places, causes.
+"""How things are named to people: printable text, durations, sizes, places, types, causes.
 
 Everything that a person reads passes through `printable` first: names come from mount tables that
 others can write to.
@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
+from watcher.core.mountinfo import option
 from watcher.model import HOST, Cause, Kind, Place
 
 NAME_WIDTH = 80  # characters of a name in a message or a log line; the middle is left out
@@ -139,3 +140,14 @@ def size(count: int) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def describe_type(fstype: str, options: str) -> str:
+    """ "NFS 4.2 hard", "SMB 3.1.1", "fuse.sshfs"."""
+    if fstype in ("nfs", "nfs4"):
+        version = option(options, "vers") or ""
+        firmness = next((w for w in ("softerr", "soft", "hard") if option(options, w) is not None), "")
+        return name(" ".join(part for part in ("NFS", version, firmness) if part))
+    if fstype in ("cifs", "smb3"):
+        return name(f"SMB {option(options, 'vers') or ''}".strip())
+    return name(fstype)
