@@ -16,7 +16,7 @@ from watcher import once, radius
 from watcher.children import Children
 from watcher.configfile import FileReader, may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
-from watcher.core.entries import detailed_entry, inside, target_bytes, utc
+from watcher.core.entries import detailed_entry, inside, target_bytes
 from watcher.core.evidence import Evidence, question_of, question_of_absent
 from watcher.core.explain import (
     Address,
@@ -32,6 +32,7 @@ from watcher.core.mountinfo import mount_of
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius, line
 from watcher.core.served import Served
+from watcher.core.times import utc
 from watcher.core.underneath import Underneath
 from watcher.core.wording import container_name, place_order, printable
 from watcher.history import load_history

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from watcher.core.capacity import CapacityState
-from watcher.core.entries import bytes_of, inside, mount_entry, sizes, utc
+from watcher.core.entries import bytes_of, inside, mount_entry, sizes
 from watcher.core.showing import worst_first
+from watcher.core.times import utc
 from watcher.core.wording import (
     CAUSES,
     cause_words,

@@ -13,8 +13,9 @@ from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Protocol
 
 from watcher.core.incident import Incident
-from watcher.core.quiet import Local, Window
+from watcher.core.quiet import Window
 from watcher.core.silences import Silences, new_id
+from watcher.core.times import Local
 from watcher.core.wording import duration, name
 from watcher.model import Place, Silence
 from watcher.values import TimeOfDay

@@ -14,12 +14,13 @@ from time import monotonic, time
 from typing import Any
 
 from watcher.children import Children
-from watcher.core.entries import inside, target_bytes, utc
+from watcher.core.entries import inside, target_bytes
 from watcher.core.explain import Address
 from watcher.core.filters import Filter
 from watcher.core.missing import Missing
 from watcher.core.mountinfo import Tree, mount_of
 from watcher.core.places import MAX_PLACES
+from watcher.core.times import utc
 from watcher.core.wording import container_name, count, name, place_order, printable, size
 from watcher.expectations import Expectations
 from watcher.model import HOST, Container, Mount, Place, TableRead

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from watcher.core.entries import utc
 from watcher.core.saved import Passed
+from watcher.core.times import utc
 from watcher.core.wording import place_order, printable
 from watcher.model import Cause
 

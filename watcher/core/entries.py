@@ -6,11 +6,11 @@ Values only. Names stand as `wording.printable` has them, with the bytes beside 
 from __future__ import annotations
 
 from base64 import b64encode, urlsafe_b64encode
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 from watcher.core.filters import server_of
+from watcher.core.times import utc
 from watcher.core.wording import is_lossy, printable
 from watcher.model import HOST, Container, Mount, MountState, Place, Usage
 
@@ -97,8 +97,3 @@ def target_bytes(path: str) -> dict[str, str]:
     if not is_lossy(path):
         return {}
     return {"target_bytes": b64encode(path.encode("utf-8", "surrogateescape")).decode("ascii")}
-
-
-def utc(wall: float) -> str:
-    """ "2026-11-20T15:04:05Z"."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(wall))).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,17 +6,16 @@ midnight and to summer time: an hour that the clock shows twice is quiet twice, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
 from watcher.core.filters import MountPatterns
+from watcher.core.times import Local
 from watcher.model import Place
 
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")  # as datetime counts the days
 MIDNIGHT = 24 * 60
-
-Local = Callable[[float], datetime]  # epoch seconds -> local time with its zone
 
 
 class Window(NamedTuple):

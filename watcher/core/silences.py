@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from watcher.core.filters import MountPatterns, server_of
 from watcher.core.incident import Incident, Member
-from watcher.core.quiet import Local, QuietHours, Window
+from watcher.core.quiet import QuietHours, Window
+from watcher.core.times import Local
 from watcher.model import Place, Silence
 
 # Without what is taken for something else when it is read aloud or off a screen: no i, l, o, 0, 1.

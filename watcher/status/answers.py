@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 from watcher.core.explain import Address
 from watcher.core.measured import Measured
 from watcher.core.quiet import Window
+from watcher.core.times import utc
 from watcher.core.vitals import Verdict
 from watcher.model import Silence
 from watcher.status.feed import Feed
@@ -119,8 +119,8 @@ async def silence_json(silence: Silence, service: Service) -> dict[str, Any]:
     return {
         "id": silence.id,
         "mounts": list(silence.patterns),
-        "begins": time_json(silence.begins),
-        "ends": time_json(silence.ends),
+        "begins": utc(silence.begins),
+        "ends": utc(silence.ends),
         "comment": silence.comment,
         "matches": service.matches(silence.patterns),
         "unmatched": unmatched,
@@ -140,8 +140,3 @@ def window_json(window: Window, holds: bool, matches: int) -> dict[str, Any]:
 
 def health_json(health: Health) -> dict[str, Any]:
     return {"healthy": health.verdict.healthy, "reasons": list(health.verdict.reasons), **health.figures}
-
-
-def time_json(wall: float) -> str:
-    """ "2026-11-20T15:04:05Z", rounded to the second."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=round(wall))).strftime("%Y-%m-%dT%H:%M:%SZ")

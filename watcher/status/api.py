@@ -15,8 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
+from watcher.core.times import utc
 from watcher.status.access import Access, Asking
-from watcher.status.answers import Service, health_json, silence_json, time_json, window_json
+from watcher.status.answers import Service, health_json, silence_json, window_json
 from watcher.status.connections import SERVER, Connection, Connections, problem_text
 from watcher.status.page import load
 from watcher.status.queries import (
@@ -150,17 +151,17 @@ class Api:
 
     async def _incidents(self, request: web.Request) -> web.Response:
         no_query(request.rel_url.raw_query_string)
-        return _json({"at": time_json(time()), "incidents": self._service.incidents()})
+        return _json({"at": utc(time()), "incidents": self._service.incidents()})
 
     async def _history(self, request: web.Request) -> web.Response:
         now = time()
         asked = history_asked(request.rel_url.raw_query_string, now)
         entries, complete = await self._service.history(*asked)
-        return _json({"at": time_json(now), "complete": complete, "entries": entries})
+        return _json({"at": utc(now), "complete": complete, "entries": entries})
 
     async def _channels(self, request: web.Request) -> web.Response:
         no_query(request.rel_url.raw_query_string)
-        return _json({"at": time_json(time()), "channels": self._service.channels()})
+        return _json({"at": utc(time()), "channels": self._service.channels()})
 
     # ---- silences
 

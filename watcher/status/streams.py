@@ -8,7 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from watcher.status.answers import Service, time_json
+from watcher.core.times import utc
+from watcher.status.answers import Service
 from watcher.status.connections import Connection
 from watcher.status.feed import Listener, event_text
 from watcher.status.queries import Problem, no_query
@@ -83,9 +84,9 @@ class Streams:
 
     def _summary(self) -> bytes:
         service = self._service
-        return event_text("summary", {"at": time_json(time()), "status": service.status(), "counts": service.counts()})
+        return event_text("summary", {"at": utc(time()), "status": service.status(), "counts": service.counts()})
 
 
 def head(service: Service) -> dict[str, Any]:
     """Who answers, when, and how all is."""
-    return {"at": time_json(time()), "host": service.host, "status": service.status(), "version": service.version}
+    return {"at": utc(time()), "host": service.host, "status": service.status(), "version": service.version}
