@@ -193,10 +193,13 @@ class Children:
 # it anew was a third of what it took to start a sweep.
 _START = "import sys; path, name = sys.argv[1].rsplit('/', 1); sys.path.insert(0, path); __import__(name[:-3]).main()"
 
+# Isolated and without site: the standard library only. In UTF-8 whatever the locale: names pass through as they came.
+ALONE = ("-I", "-S", "-X", "utf8")
+
 
 def script(path: str) -> list[str]:
     """The command that runs `main` of a file of ours that stands alone, with the standard library only."""
-    return [sys.executable, "-I", "-S", "-c", _START, path]
+    return [sys.executable, *ALONE, "-c", _START, path]
 
 
 def framed(fields: Iterable[object]) -> bytes:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+from watcher.children import ALONE
+from watcher.probing import child
 
 HEAVY = ("aiohttp", "aiohttp.client", "apprise", "click", "prometheus_client", "rich")
 
@@ -40,3 +44,13 @@ def test_asked_with_a_heartbeat() -> None:
         assert loaded(code) == {"aiohttp", "aiohttp.client"}
     nothing = f"{ASKED}; import aiohttp\ntry: aiohttp.nothing\nexcept AttributeError: pass\nelse: raise SystemExit(1)"
     assert loaded(nothing) == {"aiohttp", "aiohttp.client"}
+
+
+def test_probe_child() -> None:
+    """What a sweep costs is the start of its child, threads' own descriptor tables included."""
+    file = Path(child.__file__)
+    code = f"import sys; sys.path.insert(0, {str(file.parent)!r}); import child; child.Pool([]); print(*sys.modules)"
+    run = [sys.executable, *ALONE, "-c", code]
+    modules = set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
+    assert "child" in modules
+    assert modules.isdisjoint(("os", "ctypes", "types", "struct", "site"))
