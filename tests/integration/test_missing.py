@@ -215,18 +215,22 @@ def test_one_look_finds_it_mounted_through_a_link(command: Command, fuse: FuseSe
 
 
 def test_one_look_knows_units_and_our_own_file(command: Command, tmp_path: Path) -> None:
-    for stem, wanted in (("a", True), ("b", False), ("c", True)):
+    for stem, wanted in (("a", True), ("b", False), ("d", False)):
         unit = tmp_path / "units" / f"{stem}.mount"
         unit.write_text(f"[Mount]\nWhat=nas01:/{stem}\nWhere={tmp_path}/mnt/{stem}\nType=nfs\n")
         if wanted:
             (tmp_path / "units/remote-fs.target.wants").mkdir(exist_ok=True)
             (tmp_path / "units/remote-fs.target.wants" / unit.name).symlink_to(unit)
-    (tmp_path / "units/c.automount").write_text("[Automount]\n")
+    # A trigger that failed, as systemd's do after five mounts in vain, leaves the directory open.
+    (tmp_path / "units/d.automount").write_text("[Automount]\n")
+    (tmp_path / "units/remote-fs.target.wants/d.automount").symlink_to(tmp_path / "units/d.automount")
     command.extra = f'[[expect]]\nmount = "{tmp_path}/mnt/mine"\n'
     command.write()
     outcome = command.once()
     assert outcome.code == 2
-    assert {m["target"] for m in outcome.document["mounts"]} == {f"{tmp_path}/mnt/a", f"{tmp_path}/mnt/mine"}
+    assert {m["target"] for m in outcome.document["mounts"]} == {f"{tmp_path}/mnt/{n}" for n in ("a", "d", "mine")}
+    assert outcome.mount(f"{tmp_path}/mnt/d")["error"] == "not mounted; d.automount wants it"
+    assert "Do: systemctl start d.automount" in command.run("--once").stdout
     assert outcome.mount(f"{tmp_path}/mnt/a")["error"] == "not mounted; a.mount wants it"
 
 

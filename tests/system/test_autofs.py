@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.fakes.fuse import FuseMount, FuseServer
-from tests.system.net import ADDRESS, EXPORTS, Server, run
+from tests.system.net import ADDRESS, EXPORTS, Server, mountinfo, run
 from tests.system.waiting import until
 from tests.system.watching import QUICK, Watch
 from watcher import procfs
@@ -160,6 +160,29 @@ async def test_a_server_that_dies_while_nobody_is_there_is_nobodys_matter(site: 
         await rounds(site, 5)
         assert told(watch) == []
         assert await watch.service.end() == 0
+
+
+async def test_a_trigger_that_systemd_gives_up_is_told_and_set_up_again(site: Site) -> None:
+    """Five mounts in vain within ten seconds, and what is written there lands on the disk."""
+    unit, wants = UNITS / "mnt-demand.mount", UNITS / "multi-user.target.wants"
+    unit.write_text(unit.read_text().replace("vers=4.2", "vers=4.2,retry=0"))
+    wants.mkdir(exist_ok=True)
+    (wants / "mnt-demand.automount").symlink_to(UNITS / "mnt-demand.automount")
+    run("systemctl", "daemon-reload")
+    async with Watch([POINT, site.clock.mount_point], probe=QUICK, on=("stale", "missing")) as watch:
+        await rounds(site, 2)
+        site.server.stop_nfsd()
+        await until(lambda: not (run("ls", POINT, check=False), mountinfo(POINT))[1], "given up by systemd")
+        alarm = await watch.followed(0)
+        assert alarm.title.endswith(f"{POINT} NOT MOUNTED")
+        assert "No longer mounted; mnt-demand.automount wants it" in alarm.message
+        assert "Do: systemctl start mnt-demand.automount" in alarm.message
+        recovery = await watch.next_message(1)
+        assert f"{POINT} mounted again" in recovery.title
+        assert mounted() is None, "the trigger is enough"
+        assert await watch.service.end() == 0
+    run("systemctl", "start", "nfs-server")
+    (wants / "mnt-demand.automount").unlink()
 
 
 async def test_the_counters_are_read_without_the_server(site: Site) -> None:

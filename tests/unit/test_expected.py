@@ -17,6 +17,7 @@ nas01:/iso /mnt/iso/ nfs ro
 nas01:/old /mnt/old nfs noauto 0 0
 nas01:/lazy /mnt/lazy nfs x-systemd.automount,_netdev 0 0
 nas01:/older /mnt/older nfs comment=systemd.automount 0 0
+nas01:/idle /mnt/the-idle\040one nfs noauto,x-systemd.automount,x-systemd.idle-timeout=1min 0 0
 /mnt/nas/www /srv/www none bind 0 0
 /mnt/nas/www /srv/www2 nfs rbind 0 0
 sshfs#root@box:/srv /mnt/box fuse allow_other 0 0
@@ -36,6 +37,9 @@ def test_fstab_gives_what_is_mounted_at_boot_as_the_mount_table_will_have_it() -
         "/mnt/nas": ("nas01:/data", "nfs4"),
         "/mnt/iso": ("nas01:/iso", "nfs"),
         "/mnt/My films": ("//nas02/films", "cifs"),
+        "/mnt/lazy": ("nas01:/lazy", "nfs"),
+        "/mnt/older": ("nas01:/older", "nfs"),
+        "/mnt/the-idle one": ("nas01:/idle", "nfs"),
         "/mnt/box": ("root@box:/srv", "fuse.sshfs"),
         "/mnt/two": ("root@box:/two", "fuse.sshfs"),
         "/mnt/gv": ("vol:/gv", "fuse.glusterfs"),
@@ -49,6 +53,10 @@ def test_fstab_says_who_wants_it_and_how_it_is_mounted() -> None:
     assert found == Expected(
         place, "//nas02/films", "cifs", "/etc/fstab", "mount '/mnt/My films'", readonly=False, by_hand=True
     )
+    [lazy] = from_fstab(rb"nas01:/x /mnt/.the-idle\040one/ nfs ro,noauto,x-systemd.automount")
+    assert (lazy.origin, lazy.readonly) == ("/etc/fstab (x-systemd.automount)", True)
+    assert lazy.mend == r"systemctl start 'mnt-.the\x2didle\x20one.automount'"
+    assert from_fstab(b"a:/b /data nfs noauto,x-systemd.automount", namespace="ct:101") == []
     [inside] = from_fstab(b"a:/b /data nfs", namespace="ct:101", run="pct exec 101 -- ", where="its /etc/fstab")
     assert (inside.place, inside.mend) == (Place("ct:101", "/data"), "pct exec 101 -- mount /data")
 
@@ -73,7 +81,8 @@ WantedBy=multi-user.target
     [
         ([Unit("mnt-nas.mount", MOUNT)], ["mnt-nas.mount"], ["/mnt/nas"]),
         ([Unit("mnt-nas.mount", MOUNT)], [], []),
-        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")], ["mnt-nas.mount"], []),
+        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")], [], []),
+        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")], ["mnt-nas.mount"], ["/mnt/nas"]),
         ([Unit("mnt-nas.service", MOUNT)], ["mnt-nas.service"], []),
         ([Unit("x.mount", MOUNT.replace(b"hard", b"noauto"))], ["x.mount"], []),
         ([Unit("x.mount", MOUNT.replace(b"/mnt/nas", b"%h/nas"))], ["x.mount"], []),
@@ -87,6 +96,30 @@ def test_units_count_if_something_wants_them_and_nothing_mounts_them_on_demand(
     assert [e.place.mount_point for e in found] == expected
     assert all((e.source, e.fstype, e.origin) == ("nas01:/data", "nfs", units[0].name) for e in found)
     assert all(e.mend == f"systemctl start {units[0].name}" for e in found)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_unit_whose_trigger_is_wanted_is_mended_by_the_trigger(both: bool) -> None:
+    units = [Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")]
+    [found] = from_units(units, frozenset(u.name for u in units if both or u.name.endswith(".automount")))
+    assert (found.place.mount_point, found.origin) == ("/mnt/nas", "mnt-nas.automount")
+    assert found.mend == "systemctl start mnt-nas.automount"
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [  # what systemd-escape --path of systemd 252 makes of them
+        ("/", r"-"),
+        ("/mnt/nas", r"mnt-nas"),
+        ("/.hidden/x", r"\x2ehidden-x"),
+        ("/a-b/c_d:e.f", r"a\x2db-c_d:e.f"),
+        ("/spa ce/\xe4/\udcff", r"spa\x20ce-\xc3\xa4-\xff"),
+        ("/back\\x2fslash", r"back\x5cx2fslash"),
+        ("/x/.y", r"x-.y"),
+    ],
+)
+def test_a_path_is_named_as_systemd_names_it(path: str, named: str) -> None:
+    assert texts.unit_name(path) == named
 
 
 STORAGE = b"""dir: local

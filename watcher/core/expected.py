@@ -19,6 +19,9 @@ from watcher.model import HOST, Expected, Place
 MAX_FROM_FILE = 1000  # mounts taken from one file
 MAX_PATH = 4096  # PATH_MAX of linux/limits.h
 
+_ON_DEMAND = ("x-systemd.automount", "comment=systemd.automount")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.")
+
 # Types in fstab whose mount(8) helpers mount something that the kernel calls otherwise.
 _BY_HELPER = {
     "glusterfs": "fuse.glusterfs", "ceph-fuse": "fuse.ceph-fuse", "davfs": "fuse", "bindfs": "fuse.bindfs",
@@ -47,25 +50,40 @@ def mount_command(path: str) -> str:
     return f"mount {shlex.quote(path)}"
 
 
+def start_command(unit: str) -> str:
+    """What starts a unit of systemd's."""
+    return f"systemctl start {shlex.quote(unit)}"
+
+
+def unit_name(path: str) -> str:
+    """The name without its suffix of the unit for a mount point (systemd.unit(5): unit name escaping)."""
+    text = path.strip("/").encode("utf-8", "surrogateescape")
+    escaped = (chr(b) if chr(b) in _PLAIN and (n or b != ord(".")) else f"\\x{b:02x}" for n, b in enumerate(text))
+    return "".join(escaped).replace("\\x2f", "-") or "-"
+
+
 # ---- fstab(5)
 
 
 def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: str = "/etc/fstab") -> list[Expected]:
-    """What is mounted at boot. `run`: stands before a command for it. What automount mounts may be away."""
+    """What is mounted at boot, or has a trigger of systemd's there. `run`: stands before a command for it."""
     found = []
     for source, target, fstype, options in fstab.entries(content.decode("utf-8", "surrogateescape")):
-        path = path_of(target)
+        path, by_demand = path_of(target), _has(options, *_ON_DEMAND)
         # A bind is of what stands elsewhere, and named by that.
-        if path is None or fstype in ("none", "swap") or _is_on_demand(options):
+        if path is None or fstype in ("none", "swap") or _has(options, "bind", "rbind"):
+            continue
+        # Beside it "noauto" means nothing to systemd; whether a container has one nobody knows.
+        if namespace != HOST if by_demand else _has(options, "noauto"):
             continue
         source, fstype = _of_fuse(source, fstype)
-        mend = run + mount_command(path)
+        mend = run + (start_command(f"{unit_name(path)}.automount") if by_demand else mount_command(path))
         found.append(
             Expected(
                 Place(namespace, path),
                 source,
                 _type_of(source, fstype),
-                where,
+                f"{where} (x-systemd.automount)" if by_demand else where,
                 mend,
                 readonly=_is_ro(options),
                 by_hand=True,
@@ -74,9 +92,8 @@ def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: s
     return found[:MAX_FROM_FILE]
 
 
-def _is_on_demand(options: str) -> bool:
-    words = [word.strip() for word in options.split(",")]
-    return any(w in words for w in ("noauto", "x-systemd.automount", "comment=systemd.automount", "bind", "rbind"))
+def _has(options: str, *words: str) -> bool:
+    return not {word.strip() for word in options.split(",")}.isdisjoint(words)
 
 
 def _is_ro(options: str) -> bool:
@@ -102,30 +119,30 @@ def _of_fuse(source: str, fstype: str) -> tuple[str, str]:
 
 
 def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]:
-    """Mount units that are started at boot. `enabled`: what some target or other unit wants, by the links to it.
+    """Mount units that are started at boot, or whose automount unit is: its trigger stands there.
 
-    Where there is an automount unit of the same name, its mount may be away.
+    `enabled`: what some target or other unit wants, by the links to it.
     """
-    automounted = {u.name.removesuffix(".automount") for u in units if u.name.endswith(".automount")}
+    triggers = {u.name for u in units if u.name.endswith(".automount")} & enabled
     found = []
     for unit in units:
         stem = unit.name.removesuffix(".mount")
-        if stem == unit.name or unit.name not in enabled or stem in automounted:
+        wanted = next((n for n in (f"{stem}.automount", unit.name) if n in triggers or n in enabled), None)
+        if stem == unit.name or wanted is None:
             continue
         keys = _mount_section(unit.content)
         path = path_of(_unquoted(keys.get("Where", "")))
         options = keys.get("Options", "")
-        if path is None or "%" in path or _is_on_demand(options):
+        if path is None or "%" in path or _has(options, "noauto", "bind", "rbind"):
             continue
         source, fstype = _of_fuse(_unquoted(keys.get("What", "")), keys.get("Type", ""))
-        mend = f"systemctl start {shlex.quote(unit.name)}"
         found.append(
             Expected(
                 Place(HOST, path),
                 source,
                 _type_of(source, fstype),
-                unit.name,
-                mend,
+                wanted,
+                start_command(wanted),
                 readonly=_is_ro(options),
                 by_hand=True,
             )
