@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.containers import Containers
-from tests.fakes.fuse import HANG, FuseServer
+from tests.fakes.fuse import HANG, MS_BIND, FuseServer
 from tests.fakes.fuse_server import mount, unmount
 from tests.integration.looking import LIMIT, Command, mounts_at, of_ours, table
 from watcher import uncovering
@@ -86,6 +86,29 @@ def test_a_directory_on_which_nothing_is_mounted(mount_dir: MakeDir, command: Co
     assert outcome.stdout.startswith(f"{directory.decode()}: nothing is mounted here; 4 files, ")
     (row,) = rows(command, f"{directory.decode()}/none")
     assert row["error"] == "there is no such directory"
+
+
+def test_what_is_mounted_further_down_is_left_alone(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command, tmp_path: Path
+) -> None:
+    """Where nothing stands on the directory itself: it may hang, or be woken, and is nothing that lies on the disk."""
+    directory = mount_dir("mnt/written")
+    size = fill(directory)
+    below = [fuse.mount(mount_dir(f"mnt/written/{name}"), mode=HANG) for name in ("films/a b", "sub")]
+    (tmp_path / "mnt/written/one").touch()
+    mount(b"/dev/null", os.fsencode(tmp_path / "mnt/written/one"), b"none", MS_BIND)
+    (tmp_path / "fstab").write_text(f"nas01:/w {directory.decode()} nfs defaults 0 0\n")
+    command.sections["paths"] += f'\nfstab = "{tmp_path}/fstab"'
+    command.write()
+    before = [m.counters().requests for m in below]
+    try:
+        for asked in ((), (directory.decode(),)):
+            (row,) = (r for r in rows(command, *asked, code=0 if asked else 1) if r["target"] == directory.decode())
+            assert (row["files"], row["bytes"], row["error"], row["cut"]) == (4, size, None, None)
+            assert sorted(row["names"]) == ["file0", "file1", "films"]
+        assert [m.counters().requests for m in below] == before
+    finally:
+        unmount(os.fsencode(tmp_path / "mnt/written/one"))
 
 
 def test_what_should_be_mounted_and_is_not(mount_dir: MakeDir, command: Command, tmp_path: Path) -> None:

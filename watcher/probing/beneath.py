@@ -4,8 +4,8 @@ Of our own mount namespace if PID is 0, else of that process's, which it enters.
 lies in, without the mounts on it (open_tree(2)), and so never touches what is mounted there. It may hang with its disk,
 and is expected to be killed. Standard library only; it must not import the project.
 
-A directory on which nothing is mounted needs none of that, and is reached through /proc/PID/root: the service's own
-unit lets it neither clone mounts nor enter mount namespaces.
+A directory on which nothing is mounted needs none of that, and is reached through /proc/PID/root; what is mounted
+further down is left aside.
 
 Standard input, NUL-terminated fields, seven per job: 1 if something is mounted there, id, the id of the mount that the
 directory lies in, that mount's mount point, the directory's path, how many milliseconds and how many entries to look
@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -29,10 +30,12 @@ OPEN_TREE_CLONE = 1  # linux/mount.h
 AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
 MAX_DEPTH = 100  # directories, with two descriptors each
 MAX_NAMES = 5
+MAX_ASIDE = 4096  # mounts further down in one directory
 NAME_LIMIT = 200  # characters
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_ESTALE, _ELOOP = 116, 40
+_ESTALE, _ELOOP, _E2BIG = 116, 40, 7
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,10 +55,10 @@ def _call(result: int) -> int:
     return result
 
 
-def enter(pid: int, start_time: int, *, whole: bool) -> str:
-    """Go into that process's mount namespace, if its pid is not another's by now; its root, by a path that is ours.
+def enter(pid: int, start_time: int, *, whole: bool) -> tuple[str, int]:
+    """Go into that process's mount namespace, if its pid is not another's by now.
 
-    `whole`: False only gives the root.
+    Its root, by a path that is ours, and its directory in /proc. `whole`: False only gives these.
     """
     process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     with open(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), "rb") as file:
@@ -63,21 +66,24 @@ def enter(pid: int, start_time: int, *, whole: bool) -> str:
     if int(fields[19]) != start_time:
         raise ProcessLookupError(3, os.strerror(3))
     if not whole:
-        return f"/proc/self/fd/{os.open('root', os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)}"
+        return f"/proc/self/fd/{os.open('root', os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)}", process
     namespace = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     _call(_libc.setns(namespace, CLONE_NEWNS))  # os.setns came with 3.12
     os.close(namespace)
-    os.close(process)
-    return "/"
+    return "/", process
 
 
 class Looker:
     """Does the jobs, one after the other."""
 
-    def __init__(self, fdinfo: int, root: str) -> None:
-        """`fdinfo`: our own, opened in the procfs of the host: a container's is not to be believed."""
+    def __init__(self, fdinfo: int, root: str, process: int) -> None:
+        """`fdinfo`: our own. `process`: the directory in /proc of one that has this root.
+
+        Both are opened in the procfs of the host: a container's is not to be believed.
+        """
         self._fdinfo = fdinfo
         self._root = root
+        self._process = process
 
     def look_open(self, mount_id: int, path: str, seconds: float, entries: int) -> dict[str, object]:
         """Into a directory on which nothing is mounted; "other" if something is by now."""
@@ -88,7 +94,22 @@ class Looker:
             raise StepError("open", e.errno or 0) from None
         finally:
             os.close(fd)
-        return _count(top, time.monotonic() + seconds, entries)
+        return _count(top, time.monotonic() + seconds, entries, self._aside(mount_id, path))
+
+    def _aside(self, mount_id: int, path: str) -> frozenset[str]:
+        """What is mounted further down, by its path from here: it may hang, or be mounted by a look at it."""
+        above, found = os.fsencode(path.rstrip("/") + "/"), set[str]()
+        with open(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._process), "rb") as table:
+            for line in table:
+                fields = line.split(b" ", 5)
+                if len(fields) < 6 or fields[1] != b"%d" % mount_id:
+                    continue
+                point = _ESCAPE.sub(lambda m: bytes((int(m[1], 8) & 0xFF,)), fields[4])
+                if point.startswith(above):
+                    found.add(os.fsdecode(point[len(above) :]))
+                if len(found) > MAX_ASIDE:
+                    raise StepError("count", _E2BIG)
+        return frozenset(found)
 
     def look(self, mount_id: int, base: str, path: str, seconds: float, entries: int) -> dict[str, object]:
         directory, _, leaf = path.rpartition("/")
@@ -154,18 +175,20 @@ class _Tally:
         self.size += 0 if stat.S_ISDIR(status.st_mode) else max(status.st_blocks * 512, 0)
 
 
-def _count(top: int, deadline: float, entries: int) -> dict[str, object]:
-    """What lies below a directory, as far as time and number allow. Closes it."""
+def _count(top: int, deadline: float, entries: int, aside: frozenset[str] = frozenset()) -> dict[str, object]:
+    """What lies below a directory, as far as time and number allow, and not in the paths `aside`. Closes it."""
     tally, system = _Tally(entries), os.fstatvfs(top)
     tally.newest = os.fstat(top).st_ctime
-    stack = [(top, os.scandir(top))]
+    stack = [(top, os.scandir(top), "")]
     while stack:
-        fd, listing = stack[-1]
+        fd, listing, way = stack[-1]
         entry = next(listing, None)
         if entry is None:
             listing.close()
             os.close(fd)
             stack.pop()
+            continue
+        if aside and way + entry.name in aside:
             continue
         if len(stack) == 1 and len(tally.names) < MAX_NAMES:
             tally.names.append(entry.name[:NAME_LIMIT])
@@ -182,12 +205,12 @@ def _count(top: int, deadline: float, entries: int) -> dict[str, object]:
                 tally.cut = "depth"
                 continue
             below = os.open(entry.name, _DIRECTORY, dir_fd=fd)
-            stack.append((below, os.scandir(below)))
+            stack.append((below, os.scandir(below), f"{way}{entry.name}/" if aside else ""))
         except FileNotFoundError:
             continue  # gone meanwhile
         except OSError:
             tally.cut = "unreadable"
-    for fd, listing in stack:
+    for fd, listing, _ in stack:
         listing.close()
         os.close(fd)
     return {
@@ -210,13 +233,13 @@ def main() -> None:
     jobs = _jobs()
     fdinfo = os.open("/proc/self/fdinfo", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     trouble: OSError | None = None
-    root = "/"
+    root, process = "/", os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if pid:
         try:
-            root = enter(pid, start_time, whole=any(covered == "1" for covered, *_ in jobs))
+            root, process = enter(pid, start_time, whole=any(covered == "1" for covered, *_ in jobs))
         except OSError as e:
             trouble = e
-    looker = Looker(fdinfo, root)
+    looker = Looker(fdinfo, root, process)
     for covered, name, mount_id, base, path, milliseconds, entries in jobs:
         try:
             if trouble is not None:
