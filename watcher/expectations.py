@@ -6,6 +6,7 @@ What lies on a local disk is read here and watched through inotify; what does no
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os.path
 import shlex
@@ -112,7 +113,7 @@ class Expectations:
         answers = dict(await self._reader.read(remote))
         for file in files:
             if file not in answers:
-                answers[file] = _local(file.path)
+                answers[file] = _not_mounted(file.path, _local(file.path))
         self._content = {file: content for file, content in self._content.items() if file in answers}
         self._unread &= answers.keys()
         self._troubles.clear()
@@ -209,6 +210,18 @@ def _same(one: Container, other: Container) -> bool:
 
 def _fstab_of(proc: str, container: Container) -> File:
     return File("/etc/fstab", f"{proc}/{container.init_pid}/root")
+
+
+def _not_mounted(path: str, answer: bytes | OSError) -> bytes | OSError:
+    """The answer, but of a file of Proxmox VE's that is absent since their file system is not mounted by now."""
+    above, pve, _ = path.rpartition("/pve/")
+    if not pve or not isinstance(answer, FileNotFoundError):
+        return answer
+    try:
+        is_empty = not names_in(f"{above}/pve")
+    except OSError:
+        return answer  # none of Proxmox's hosts
+    return OSError(errno.ENXIO, f"{above}/pve is not mounted") if is_empty else answer
 
 
 def _local(path: str) -> bytes | OSError:

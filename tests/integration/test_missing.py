@@ -19,7 +19,12 @@ from tests.integration.looking import Command, until
 from tests.integration.service import HOST, Site, toml
 from tests.integration.test_notifications import asked, matches, tell_last, titles, told_of, until_told
 from watcher.children import Children
+from watcher.config import parse
+from watcher.expectations import Expectations
+from watcher.model import HOST as ON_HOST
+from watcher.model import Container, ExpectedRead
 from watcher.reading import TRIES, BatchReader, File
+from watcher.settings import Settings
 
 pytestmark = pytest.mark.kernel
 
@@ -247,6 +252,38 @@ def test_storages_are_read_from_a_fuse_mount_by_a_child_and_one_that_hangs_is_sa
     [note] = outcome.document["notes"]
     assert note.startswith("host: what should be mounted is not known in full:")
     assert "no answer from its file system within 5 s" in note
+
+
+async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path) -> None:
+    """pve-cluster is restarted, or starts after us: until /etc/pve is mounted it is an empty directory."""
+    pve = tmp_path / "etc/pve"
+    pve.mkdir(parents=True)
+    text = f'[paths]\n{paths_of(tmp_path, storage=f"{pve}/storage.cfg")}\nlxc_config = ["{pve}/lxc"]\n'
+    settings = parse(text, "test", strict=True, defaults=Settings()).settings
+    inside = (Container("101", os.getpid(), 1, "arr"),)
+    wanted = {"/mnt/pve/nas01": "PVE storage nas01"}
+    children = Children()
+    try:
+        expectations = Expectations(settings, children, node="pve3")
+
+        async def read() -> tuple[dict[str, str], bool]:
+            found = await expectations.read([], inside)
+            return {e.place.mount_point: e.origin for e in found.expected}, found.complete
+
+        assert await read() == ({}, False)
+        assert f"{pve}/storage.cfg: {pve} is not mounted" in expectations.problems[ON_HOST]
+        (pve / "storage.cfg").write_text("nfs: nas01\n\tserver nas01\n\texport /x\n")
+        assert await read() == (wanted, True)
+        assert expectations.problems == {}
+        (pve / "storage.cfg").unlink()
+        assert (await read())[0] == wanted
+        (pve / "lxc").mkdir()
+        assert await read() == ({}, True)
+        (pve / "lxc").rmdir()
+        pve.rmdir()  # not one of Proxmox's hosts
+        assert await Expectations(settings, children, node="pve3").read([], inside) == ExpectedRead(())
+    finally:
+        children.close()
 
 
 async def test_a_file_that_hangs_costs_the_others_nothing_and_is_not_tried_again(
