@@ -16,7 +16,6 @@ from watcher import procfs
 from watcher.children import Children
 from watcher.configfile import may_hang, may_hang_on, resolved
 from watcher.core import expected as texts
-from watcher.core.missing import binds
 from watcher.files import names_in, read_regular
 from watcher.model import HOST, Container, Expected, ExpectedRead, Mount, Place
 from watcher.reading import BatchReader, File
@@ -67,7 +66,7 @@ class Expectations:
         bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
         remote = [m for m in mounts if may_hang_on(m.fstype) and m.fstype != "autofs"]
         inside = [e for c in containers for e in self._inside_fstab(c)]
-        return ExpectedRead((*host, *binds(bound, host, remote), *inside), complete=not self._unread)
+        return ExpectedRead((*host, *texts.binds(bound, host, remote), *inside), complete=not self._unread)
 
     async def events(
         self, mounts: Callable[[], Sequence[Mount]], containers: Callable[[], Sequence[Container]]

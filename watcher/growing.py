@@ -23,6 +23,7 @@ from watcher.core.filters import Filter
 from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
 from watcher.core.incident import SEES_DISK, Incident, Member
 from watcher.core.incidents import Incidents
+from watcher.core.mountinfo import Tree
 from watcher.core.places import superblock_of
 from watcher.core.wording import first_place, place_name, place_order
 from watcher.delivery.sender import local_time
@@ -166,7 +167,8 @@ class Growing:
         if member is None or table is None:
             return None
         place = watched.place
-        there = [m for m in table.mounts if m.mount_point == place.mount_point]
+        tree = Tree(table.mounts)
+        there = [m for m in table.mounts if m.mount_point == place.mount_point and tree.is_visible(m)]
         if member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK):
             return self._seen_disk(member, there[-1], table, watched) if there else None
         on_it = [m for m in there if superblock_of(m) == member.subject.superblock]

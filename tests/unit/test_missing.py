@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from tests.unit.mounts import mount, table, watching
+from watcher.core.expected import binds
 from watcher.core.filters import Filter
-from watcher.core.missing import Missing, binds
+from watcher.core.missing import Missing
 from watcher.model import (
     HOST,
     Change,
@@ -160,6 +161,23 @@ def test_an_exact_expectation_wants_this_very_mount() -> None:
     site = Site()
     site.expect(NAS), site.table(mount(fstype="ext4"))
     assert site.later(31) == []
+
+
+def test_what_is_mounted_over_by_what_came_later_is_missing() -> None:
+    """As when ZFS mounts /tank after fstab's /tank/nas: who writes there writes to the pool."""
+    wanted = NAS._replace(place=Place(HOST, "/tank/nas"))
+    nas, zfs = mount("/tank/nas"), mount("/tank", mount_id=41, device="0:60", fstype="zfs", source="tank")
+    site = Site()
+    site.expect(wanted), site.table(nas, zfs)
+    [began] = site.later(31)
+    assert began.error == "hidden under tank on /tank; /etc/fstab wants it"
+    assert changes(site.table(nas)) == [(Change.ENDED, "/tank/nas", "mounted")]
+    # On top of that again, or in the same place: it is there.
+    for on_top in (mount("/tank/nas", mount_id=42, parent=41), mount("/tank/nas", mount_id=42, parent=40)):
+        tables = (nas, zfs, on_top) if on_top.parent_id == 41 else (nas, on_top)
+        site = Site()
+        site.expect(wanted), site.table(*tables)
+        assert site.later(31) == []
 
 
 def test_a_container_that_stops_misses_nothing() -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from watcher.core import fstab, pve
 from watcher.core.lxc import bind_of, key_and_value
 from watcher.core.mountinfo import option
 from watcher.core.wording import name
-from watcher.model import HOST, Expected, Place
+from watcher.model import HOST, Expected, Mount, Place
 
 MAX_FROM_FILE = 1000  # mounts taken from one file
 MAX_PATH = 4096  # PATH_MAX of linux/limits.h
@@ -265,3 +265,24 @@ def bound_by_lxc(content: bytes) -> list[Bound]:
         if source is not None and target is not None:
             found.append(Bound(source, target))
     return found[:MAX_FROM_FILE]
+
+
+def binds(
+    bound: Mapping[str, Iterable[tuple[str, str, str]]], hosts: Iterable[Expected], mounts: Iterable[Mount]
+) -> list[Expected]:
+    """What containers should have of the host's watched mounts. `bound`: by container id (source, target, origin).
+
+    Of a directory of the host's disk it is no news that it is not bound.
+    """
+    remote = {m.mount_point: (m.source, m.fstype) for m in mounts}
+    remote |= {e.place.mount_point: (e.source, e.fstype) for e in hosts if e.place.namespace == HOST}
+    found = []
+    for ctid, entries in bound.items():
+        for source, target, origin in entries:
+            over = [point for point in remote if source == point or source.startswith(point.rstrip("/") + "/")]
+            if not over:
+                continue
+            from_, fstype = remote[max(over, key=len)]
+            mend = f"pct reboot {ctid}" if ctid.isdecimal() else ""
+            found.append(Expected(Place(f"ct:{ctid}", target), from_, fstype, origin, mend))
+    return found

@@ -6,11 +6,12 @@ comes back within the patience that is set concern it: Proxmox VE remounts its s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from watcher.core.filters import Filter
 from watcher.core.incident import MOUNTED, NO_LONGER
+from watcher.core.mountinfo import Tree, mount_of
 from watcher.core.wording import name
 from watcher.model import (
     HOST,
@@ -46,6 +47,7 @@ class _Lack:
     stood: bool  # it has been mounted before
     known: bool  # since the start, or it has stood: else somebody has just written it down, and may yet mount it
     show_only: bool
+    cover: Mount | None = None  # it is mounted, and out of sight under this
     shown: bool = False  # for long enough
     told: bool = False
 
@@ -59,7 +61,7 @@ class Missing:
         self._expected: dict[str, dict[Place, Expected]] | None = None  # by namespace; None: not read yet
         self._complete = False
         self._fresh: set[Place] = set()  # written down while we run, and not mounted since
-        self._tables: dict[str, dict[str, Mount]] = {}
+        self._tables: dict[str, Sequence[Mount]] = {}
         self._containers: dict[str, Container | None] = {}
         self._stood: set[Place] = set()
         self._lacks: dict[Place, _Lack] = {}
@@ -80,8 +82,7 @@ class Missing:
         """Take an event in; give what began or ended by it."""
         match event:
             case TableRead():
-                # Of mounts on one directory the last one listed is on top, or as good as any.
-                self._tables[event.namespace] = {m.mount_point: m for m in event.mounts}
+                self._tables[event.namespace] = event.mounts
                 self._containers[event.namespace] = event.container
                 return self._review(event.namespace, now)
             case NamespaceGone():
@@ -140,13 +141,14 @@ class Missing:
         if self._expected is None:
             return []
         mounts, wanted, out = self._tables[namespace], self._expected.get(namespace, {}), list[Transition]()
+        seen, covers = _seen_at({place.mount_point for place in wanted}, mounts)
         for place in [p for p in self._lacks if p.namespace == namespace and p not in wanted]:
             out += self._end(place, now, NOT_EXPECTED)
         for place, expected in wanted.items():
             like = _mount(expected)
             if not self._is_watched(expected, like):
                 out += self._end(place, now, "no longer watched")
-            elif _is_there(expected, mounts.get(place.mount_point)) or _is_behind_a_link(expected, mounts.values()):
+            elif _is_there(expected, seen.get(place.mount_point)) or _is_behind_a_link(expected, mounts):
                 self._stood.add(place)
                 self._fresh.discard(place)
                 out += self._end(place, now, "")
@@ -157,6 +159,8 @@ class Missing:
                 self._lacks[place] = _Lack(expected, now, stood, known, show_only)
             else:
                 self._lacks[place].expected = expected
+            if place in self._lacks:
+                self._lacks[place].cover = covers.get(place.mount_point)
         return out + self._resume(namespace, now) + self._elapsed(now)
 
     def _is_watched(self, expected: Expected, like: Mount) -> bool:
@@ -169,7 +173,8 @@ class Missing:
         """What an earlier run has told goes on, or has ended meanwhile."""
         out = []
         for place in [p for p in self._restored if p.namespace == namespace]:
-            lack, there = self._lacks.get(place), place.mount_point in self._tables[namespace]
+            lack = self._lacks.get(place)
+            there = any(m.mount_point == place.mount_point for m in self._tables[namespace])
             if lack is None and not there and not self._complete:
                 continue  # who wants it may only not have been heard yet
             subject, since = self._restored.pop(place)
@@ -242,7 +247,21 @@ def _mount(expected: Expected) -> Mount:
     return Mount(0, 0, "", "/", expected.place.mount_point, "", expected.fstype, expected.source, "")
 
 
+def _seen_at(points: Collection[str], mounts: Sequence[Mount]) -> tuple[dict[str, Mount], dict[str, Mount]]:
+    """What a look there finds; and where it finds none of what is mounted there, what that lies under."""
+    found = [m for m in mounts if m.mount_point in points]
+    if not found:
+        return {}, {}
+    tree = Tree(mounts)
+    seen = {m.mount_point: m for m in found if tree.is_visible(m)}
+    out_of_sight = {m.mount_point for m in found} - seen.keys()
+    return seen, {point: over for point in out_of_sight if (over := mount_of(point, mounts)) is not None}
+
+
 def _error(lack: _Lack) -> str:
+    if lack.cover is not None:
+        over = f"{name(lack.cover.source, 40)} on {name(lack.cover.mount_point)}"
+        return f"hidden under {over}; {lack.expected.origin} wants it"
     return f"{NO_LONGER if lack.stood else 'not mounted'}; {lack.expected.origin} wants it"
 
 
@@ -264,24 +283,3 @@ def _transition(lack: _Lack, change: Change, subject: Subject, now: float, reaso
         reason=reason,
         context=_mend(lack.expected) if began else "",
     )
-
-
-def binds(
-    bound: Mapping[str, Iterable[tuple[str, str, str]]], hosts: Iterable[Expected], mounts: Iterable[Mount]
-) -> list[Expected]:
-    """What containers should have of the host's watched mounts. `bound`: by container id (source, target, origin).
-
-    Of a directory of the host's disk it is no news that it is not bound.
-    """
-    remote = {m.mount_point: (m.source, m.fstype) for m in mounts}
-    remote |= {e.place.mount_point: (e.source, e.fstype) for e in hosts if e.place.namespace == HOST}
-    found = []
-    for ctid, entries in bound.items():
-        for source, target, origin in entries:
-            over = [point for point in remote if source == point or source.startswith(point.rstrip("/") + "/")]
-            if not over:
-                continue
-            from_, fstype = remote[max(over, key=len)]
-            mend = f"pct reboot {ctid}" if ctid.isdecimal() else ""
-            found.append(Expected(Place(f"ct:{ctid}", target), from_, fstype, origin, mend))
-    return found
