@@ -10,7 +10,7 @@ import errno
 import logging
 import os.path
 import shlex
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
 from watcher import procfs
 from watcher.children import Children
@@ -56,13 +56,14 @@ class Expectations:
         fstab, storage = File(self._paths.fstab), File(self._paths.storage)
         await self._refresh([fstab, storage, *(f for files in configs.values() for f in files)], mounts)
         await self._read_fstabs(containers)
+        units, enabled = self._units(mounts)
         host = [
             *(from_settings(each) for each in self._expect),
             *texts.from_fstab(self._content.get(fstab, b"")),
-            *self._units(mounts),
+            *texts.from_units([texts.Unit(*unit) for unit in units.items()], enabled),
             *texts.from_storages(self._content.get(storage, b""), self._node),
         ]
-        host = [_without_links(e, mounts) for e in host]
+        host = texts.without_masked([_without_links(e, mounts) for e in host], units)
         bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
         remote = [m for m in mounts if may_hang_on(m.fstype) and m.fstype != "autofs"]
         inside = [e for c in containers for e in self._inside_fstab(c)]
@@ -134,20 +135,22 @@ class Expectations:
         words = [f"{file.path}: {why}" for file, why in sorted(self._troubles.items())]
         return {HOST: f"what should be mounted is not known in full: {'; '.join(words[:3])}"} if words else {}
 
-    def _units(self, mounts: Sequence[Mount]) -> list[Expected]:
-        """Of systemd's mount units, of which the earlier directory's counts (systemd.unit(5))."""
+    def _units(self, mounts: Sequence[Mount]) -> tuple[Mapping[str, bytes], frozenset[str]]:
+        """The mount units, of which the earlier directory's counts (systemd.unit(5)), and what some unit wants."""
         units, enabled = dict[str, bytes](), set[str]()
         for directory in self._paths.units:
             if may_hang(directory, mounts):
                 continue
             for entry in _names(directory):
-                if entry.endswith((".mount", ".automount")) and len(units) < MAX_UNITS:
-                    answer = b"" if entry.endswith(".automount") else _local(f"{directory}/{entry}")
+                if entry.endswith((".mount", ".automount")) and entry not in units and len(units) < MAX_UNITS:
+                    answer = _local(f"{directory}/{entry}")
                     if isinstance(answer, bytes):
-                        units.setdefault(entry, answer)
+                        units[entry] = answer
+                    elif _is_masked(f"{directory}/{entry}"):
+                        units[entry] = b""
                 elif entry.endswith((".wants", ".requires")):
                     enabled.update(_names(f"{directory}/{entry}"))
-        return texts.from_units([texts.Unit(*unit) for unit in units.items()], frozenset(enabled))
+        return units, frozenset(enabled)
 
     # ---- containers
 
@@ -230,6 +233,13 @@ def _local(path: str) -> bytes | OSError:
         return FileNotFoundError(e.errno, e.strerror)
     except OSError as e:
         return e
+
+
+def _is_masked(path: str) -> bool:
+    try:
+        return os.readlink(path) == "/dev/null"
+    except OSError:
+        return False
 
 
 def _names(directory: str) -> list[str]:

@@ -20,6 +20,7 @@ from tests.integration.service import HOST, Site, toml
 from tests.integration.test_notifications import asked, matches, tell_last, titles, told_of, until_told
 from watcher.children import Children
 from watcher.config import parse
+from watcher.core.expected import unit_name
 from watcher.expectations import Expectations
 from watcher.model import HOST as ON_HOST
 from watcher.model import Container, ExpectedRead
@@ -229,6 +230,9 @@ def test_one_look_knows_units_and_our_own_file(command: Command, tmp_path: Path)
     # A trigger that failed, as systemd's do after five mounts in vain, leaves the directory open.
     (tmp_path / "units/d.automount").write_text("[Automount]\n")
     (tmp_path / "units/remote-fs.target.wants/d.automount").symlink_to(tmp_path / "units/d.automount")
+    # What is masked is nobody's wish any more, whoever has written it down.
+    (tmp_path / "fstab").write_text(f"nas01:/off {tmp_path}/mnt/off nfs4 defaults 0 0\n")
+    (tmp_path / "units" / f"{unit_name(f'{tmp_path}/mnt/off')}.mount").symlink_to("/dev/null")
     command.extra = f'[[expect]]\nmount = "{tmp_path}/mnt/mine"\n'
     command.write()
     outcome = command.once()

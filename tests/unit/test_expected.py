@@ -178,6 +178,13 @@ dir: deep
 	path /mnt/disk/pve/
 	is_mountpoint /mnt/disk
 
+btrfs: pool
+	path /mnt/pool/images
+	is_mountpoint /mnt/pool
+
+btrfs: rootfs
+	path /var/lib/pve/local-btrfs
+
 dir: plain
 	path /srv/plain
 	is_mountpoint 0
@@ -200,6 +207,7 @@ def test_storages_are_those_that_pve_keeps_mounted_on_this_node() -> None:
         "/mnt/pve/gv": ("vol:/gv0", "fuse.glusterfs"),
         "/mnt/usb": ("", ""),
         "/mnt/disk": ("", ""),
+        "/mnt/pool": ("", ""),
     }
 
 

@@ -150,6 +150,17 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
     return found[:MAX_FROM_FILE]
 
 
+def without_masked(found: Iterable[Expected], units: Mapping[str, bytes]) -> list[Expected]:
+    """But for what fstab or a unit wants and somebody has masked: by an empty unit of that name (systemd.unit(5))."""
+    masked = {unit for unit, content in units.items() if not content.strip()}
+
+    def is_kept(each: Expected) -> bool:
+        stem = unit_name(each.place.mount_point)
+        return not each.by_hand or masked.isdisjoint((f"{stem}.mount", f"{stem}.automount"))
+
+    return [each for each in found if is_kept(each)] if masked else list(found)
+
+
 def _mount_section(content: bytes) -> dict[str, str]:
     """The keys of [Mount] (systemd.syntax(7)): the last one counts."""
     keys, section, joined = dict[str, str](), "", ""
@@ -187,7 +198,7 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
         marked = keys.get("is_mountpoint", "")
         if kind in pve.MOUNTED:
             path, fstype = path_of(section.path), pve.MOUNTED[kind]
-        elif kind == "dir" and marked.lower() not in ("", *pve.NO):
+        elif kind in ("dir", "btrfs") and marked.lower() not in ("", *pve.NO):
             # PVE mounts nothing there, but uses the directory only while somebody else has.
             path, fstype = path_of(keys.get("path", "") if marked.lower() in pve.YES else marked), ""
         else:
@@ -198,11 +209,11 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
             continue
         # PVE tries it again every few seconds by itself; by hand, and then with the reason why not:
         mend = mount_command(path)
-        if kind != "dir":
+        if kind in pve.MOUNTED:
             quoted = shlex.quote(storage)
             mend = f"pvesm status --storage {quoted} # to do without it: pvesm set {quoted} --disable 1"
         origin = f"PVE storage {name(storage, 40)}"
-        readonly = None if kind == "dir" else _is_ro(keys.get("options", ""))
+        readonly = _is_ro(keys.get("options", "")) if kind in pve.MOUNTED else None
         found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend, readonly=readonly))
     return found[:MAX_FROM_FILE]
 
