@@ -28,8 +28,9 @@ from watcher.core.figures import Figures
 from watcher.core.mountinfo import parse
 from watcher.core.picture import Picture
 from watcher.core.wording import count
+from watcher.delivery.channel import UnresolvedURL
 from watcher.delivery.heartbeat import Heartbeat
-from watcher.delivery.sender import Sender, UnresolvedURL, local_time
+from watcher.delivery.sender import Sender, local_time
 from watcher.doors import open_doors
 from watcher.growing import Growing
 from watcher.instance import Instance, Occupied

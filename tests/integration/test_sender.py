@@ -15,7 +15,8 @@ from watcher.children import Children
 from watcher.core.incident import Condition
 from watcher.core.incidents import Incidents
 from watcher.core.outbox import Told
-from watcher.delivery.sender import UNREACHABLE, Sender
+from watcher.delivery.channel import UNREACHABLE
+from watcher.delivery.sender import Sender
 from watcher.model import Change
 
 LIMIT = 60.0

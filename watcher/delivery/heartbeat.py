@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from watcher.core.vitals import Verdict
-from watcher.delivery.sender import Resolve, UnresolvedURL
+from watcher.delivery.channel import Resolve, UnresolvedURL
 
 if TYPE_CHECKING:
     from watcher.delivery.ping import Pinger

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from random import random
 from time import time
-from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -21,61 +19,24 @@ import anyio.lowlevel
 from watcher.children import Children
 from watcher.core import messages, outbox, vitals
 from watcher.core.evidence import Evidence
-from watcher.core.incident import INSIDE, Incident
+from watcher.core.incident import Incident
 from watcher.core.incidents import Incidents, nothing_is_silenced
-from watcher.core.outbox import FORGET, Lately, News, Told, Topic
-from watcher.core.saved import Served, State
+from watcher.core.outbox import News, Told, Topic
+from watcher.core.saved import State
 from watcher.core.wording import count
+from watcher.delivery.channel import Channel, Outlook, Resolve, UnresolvedURL
 from watcher.delivery.couriers import Courier, Delivery
 
 log = logging.getLogger(__name__)
 
 GATHER = 0.02  # seconds: a server's mounts die in a burst, and each look at what there is to tell costs
 LAST_ANSWER = 5.0  # seconds for a receiver to answer once we are to end
-UNREACHABLE = 900.0  # seconds without success after which a channel is a matter for the others
-
-
-class UnresolvedURL(Exception):
-    """A channel's URL cannot be had just now; the text says why and does not hold it."""
-
-
-Resolve = Callable[[], Awaitable[str]]  # gives the URL, or raises UnresolvedURL
 _EXPLAINED = frozenset({Topic.PROBLEM, Topic.UPDATE, Topic.REPEAT, Topic.PARTIAL})  # says why, and what to do
 
 
 async def nothing_found(incident: Incident) -> Evidence | None:
     """That nobody has looked why."""
     return None
-
-
-@dataclass(slots=True)
-class Channel:
-    """One channel's way and its luck with it."""
-
-    name: str
-    resolve: Resolve
-    added: float  # since when it is to be told; what was over before is none of its news
-    attempt: int = 0
-    failing_since: float | None = None
-    retry_at: float = 0.0
-    last_error: str = ""
-    ledger: dict[int, Told] = field(default_factory=dict)
-    lately: dict[str, Lately] = field(default_factory=dict)  # by group, of what containers serve themselves
-    told: float | None = None  # when it was last told anything
-    served: bool = False
-    kicked: anyio.Event = field(default_factory=anyio.Event)
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-
-
-class Outlook(NamedTuple):
-    """How it stands with a channel. Times are seconds since the epoch."""
-
-    name: str
-    due: int  # messages that should be out by now
-    failing_since: float | None
-    last_error: str
-    last_told: float | None
-    next_attempt: float | None
 
 
 class Sender:
@@ -140,7 +101,7 @@ class Sender:
                 self._channels[name].resolve = resolve
                 self._channels[name].retry_at = 0.0  # it may have been mended by this very change
             else:
-                self._channels[name] = self._new(name, resolve)
+                self._channels[name] = Channel.restored(name, resolve, self._restored, self._clock())
         self._restored = State()
         self._changed.set()
         self.kick()
@@ -152,25 +113,12 @@ class Sender:
         self._restored = state
         self._released = {n: released for n, incident in state.incidents.items() if incident.closed is None}
 
-    def _new(self, name: str, resolve: Resolve) -> Channel:
-        state = self._restored
-        served = state.channels.get(name) or Served(self._clock())
-        return Channel(
-            name,
-            resolve,
-            served.added,
-            failing_since=served.failing_since,
-            told=served.told,
-            ledger={number: told for (channel, number), told in state.told.items() if channel == name},
-            lately={group: entry for (channel, group), entry in state.lately.items() if channel == name},
-        )
-
     def state(self) -> State:
         """What a later run should know: incidents and what was told of them."""
         channels = self._channels.values()
         return State(
             incidents={i.number: i for i in self._incidents},
-            channels={c.name: Served(c.added, c.failing_since, c.told) for c in channels},
+            channels={c.name: c.saved() for c in channels},
             told={(c.name, number): told for c in channels for number, told in c.ledger.items()},
             lately={(c.name, group): entry for c in channels for group, entry in c.lately.items()},
         )
@@ -179,13 +127,7 @@ class Sender:
         """The clock was set: all that was told was told as long ago as before."""
         self._released = {number: at + seconds for number, at in self._released.items()}
         for channel in self._channels.values():
-            channel.added += seconds
-            channel.retry_at += seconds
-            channel.told = None if channel.told is None else channel.told + seconds
-            if channel.failing_since is not None:
-                channel.failing_since += seconds
-            channel.ledger = {n: replace(told, at=told.at + seconds) for n, told in channel.ledger.items()}
-            channel.lately = {g: entry._replace(at=entry.at + seconds) for g, entry in channel.lately.items()}
+            channel.shift(seconds)
         self.kick()
 
     def stop(self) -> None:
@@ -198,9 +140,9 @@ class Sender:
         """The channels that have failed for long: since when, and how the last attempt ended."""
         now = self._clock()
         return {
-            c.name: (c.failing_since, c.last_error)
+            c.name: (since, c.last_error)
             for c in self._channels.values()
-            if c.failing_since is not None and c.attempt and now - c.failing_since >= UNREACHABLE
+            if (since := c.unreachable_since(now)) is not None
         }
 
     def kick(self) -> None:
@@ -238,24 +180,13 @@ class Sender:
 
     def progress(self) -> list[vitals.Delivery]:
         """How it goes with each channel."""
-        now, found = self._clock(), []
-        for channel in self._channels.values():
-            pending = self._pending(channel)
-            waiting = now - pending[0].due if pending else 0.0
-            failing = None if channel.failing_since is None else now - channel.failing_since
-            found.append(
-                vitals.Delivery(channel.name, failing, waiting if waiting > 0 else None, error=channel.last_error)
-            )
-        return found
+        now = self._clock()
+        return [c.progress(self._pending(c), now) for c in self._channels.values()]
 
     def outlook(self) -> list[Outlook]:
         """How it stands with each channel, for those who ask."""
-        now, found = self._clock(), []
-        for c in self._channels.values():
-            due = sum(news.due <= now for news in self._pending(c))
-            again = c.retry_at if c.failing_since is not None and c.attempt else None
-            found.append(Outlook(c.name, due, c.failing_since, c.last_error, c.told, again))
-        return found
+        now = self._clock()
+        return [c.outlook(self._pending(c), now) for c in self._channels.values()]
 
     # ---- one channel
 
@@ -346,32 +277,18 @@ class Sender:
             delivery = await courier.send(url, message)
         self._attempted(channel.name, delivery.ok)
         if delivery.ok:
-            channel.ledger[number] = entry
-            channel.told = now
-            self._note_lately(channel, news.incident.group, now)
             again = f" (after {count(channel.attempt, 'failed attempt')})" if channel.attempt else ""
-            channel.attempt, channel.failing_since, channel.retry_at, channel.last_error = 0, None, 0.0, ""
+            channel.delivered(news.incident, entry, now)
             await self._recorded()
             log.info("told %s%s: %s", channel.name, again, message.title)
         else:
-            if told is not None:
-                channel.ledger[number] = told
-            else:
-                channel.ledger.pop(number, None)
+            channel.put_back(number, told)
             self._failed(channel, delivery)
         return delivery.ok
 
-    @staticmethod
-    def _note_lately(channel: Channel, group: str, now: float) -> None:
-        if INSIDE in group:
-            kept = {g: before for g, before in channel.lately.items() if now - before.at <= FORGET}
-            channel.lately = {**kept, group: kept.get(group, Lately(0, now)).once_more(now)}
-
     def _failed(self, channel: Channel, delivery: Delivery) -> None:
         now = self._clock()
-        channel.attempt += 1
-        channel.failing_since = channel.failing_since or now
-        channel.last_error = delivery.error
+        channel.failed(delivery.error, now)
         pause = outbox.retry_after(channel.attempt, delivery.retry_after, random())
         channel.retry_at = now + pause
         log.warning(
