@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from tests.unit.mounts import subject, transition
+from watcher.core.flapping import FLAPS
 from watcher.core.incident import SETTLED, Condition
-from watcher.core.incidents import FLAPS, Incidents
+from watcher.core.incidents import Incidents
 from watcher.core.messages import Message, Sender, compose
 from watcher.core.outbox import Told, Topic, pending, told_now
 from watcher.model import Change, Kind

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.mounts import place, subject, transition
+from watcher.core.grouping import group_of
 from watcher.core.incident import Condition, Incident
-from watcher.core.incidents import Incidents, group_of
+from watcher.core.incidents import Incidents
 from watcher.model import Change, Kind, Place, Subject, Superblock, Transition
 
 DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED

@@ -1,7 +1,7 @@
 """Transitions grouped into incidents: one per server or superblock, not one per mount.
 
-Times are seconds since the epoch, since an incident may outlive the process. What is told of an
-incident, to whom and when, is decided in `outbox`.
+Times are seconds since the epoch, since an incident may outlive the process. What belongs together is for `grouping`
+to say, what flaps for `flapping`; what is told of an incident, to whom and when, is decided in `outbox`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
-from watcher.core.filters import server_of
+from watcher.core import flapping
+from watcher.core.grouping import group_of, is_one_trouble, is_same_matter
 from watcher.core.growth import Growth
-from watcher.core.incident import BY_PLACE, INSIDE, LOST, SEES_DISK, SETTLED, WATCHER, Condition, Incident, Member
-from watcher.model import HOST, Change, Kind, Place, Subject, Transition
+from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Condition, Incident, Member
+from watcher.model import Change, Kind, Place, Transition
 
-FLAPS, FLAP_WINDOW = 5, 600.0  # more changes than this in so many seconds: it flaps
-
-_TURNS = frozenset({Change.BEGAN, Change.ENDED, Change.REMOUNTED})  # changes that count towards flapping
 _AFTER = {
     Change.BEGAN: Condition.DOWN,
     Change.ENDED: Condition.OK,
@@ -28,46 +26,6 @@ _AFTER = {
 }
 
 
-def group_of(subject: Subject, kind: Kind) -> tuple[str, str | None]:
-    """(group, server): what shares a cause. A container's FUSE mount cannot claim a server of the host's."""
-    if kind is Kind.WATCHER:
-        return f"{WATCHER} {subject.source}", None  # each with its own end
-    server = server_of(subject.fstype, subject.source)
-    inside = {p.namespace for p in subject.places}
-    if kind is Kind.MISSING and len(inside) == 1 and HOST not in inside:
-        # A container's own files may name whatever server they like.
-        return f"missing{INSIDE}{inside.pop().removeprefix('ct:')}", None
-    if subject.fstype.startswith("fuse") and len(inside) == 1 and HOST not in inside:
-        # One message for all that a container serves itself, whatever it calls that.
-        return f"{'full' if kind is Kind.FULL else 'fuse'}{INSIDE}{inside.pop().removeprefix('ct:')}", None
-    if kind is Kind.FULL:
-        # A disk can be full for weeks, and nothing else that happens to its server has to do with it.
-        return f"full {' '.join(subject.superblock)}", None
-    if subject.fstype.startswith("fuse") and HOST not in inside:
-        return f"superblock {' '.join(subject.superblock)}", None  # lxcfs: the host's, in several containers
-    if server is not None:
-        return f"server {server}", server
-    return "superblock " + " ".join(subject.superblock), None
-
-
-def _turns_of(transition: Transition, group: str) -> tuple[str, ...]:
-    """What the changes of one mount are counted under; device numbers change with each new mount."""
-    subject = transition.subject
-    _, root, fstype, source = subject.superblock
-    # Several FUSE mounts may name one source: each is counted for itself.
-    where = [str(p) for p in (subject.places if transition.kind in BY_PLACE else sorted(subject.places)[:1])]
-    return transition.kind, root, fstype, source, group if INSIDE in group else "", *where
-
-
-def _is_same_matter(old: Member, kind: Kind, subject: Subject) -> bool:
-    """Whether it is the same, but maybe for the device number, which a reboot or a new mount changes."""
-    return (
-        old.kind is kind
-        and old.subject.superblock[1:] == subject.superblock[1:]
-        and (old.key == (kind, subject.superblock, ()) or old.stands_at(subject.places))
-    )
-
-
 def _shifted(member: Member, seconds: float) -> Member:
     growth = member.growth.shifted(seconds) if member.growth is not None else None
     return replace(member, since=member.since + seconds, changed=member.changed + seconds, growth=growth)
@@ -75,10 +33,6 @@ def _shifted(member: Member, seconds: float) -> Member:
 
 def nothing_is_silenced(incident: Incident) -> bool:
     return False
-
-
-def _namespaces(member: Member) -> set[str]:
-    return {place.namespace for place in member.subject.places}
 
 
 class Incidents:
@@ -90,8 +44,7 @@ class Incidents:
         `last`: new ones have higher numbers than this.
         """
         self.join_within = join_within
-        self._turns: dict[tuple[str, ...], tuple[float, ...]] = {}  # when a mount changed lately
-        self._prune_at = 0.0  # when those that have not since are forgotten
+        self._turns = flapping.Turns()
         self.silenced: Callable[[Incident], bool] = nothing_is_silenced
         self._all = {i.number: i for i in incidents}
         self._last = max(last, *self._all, 0)
@@ -137,9 +90,8 @@ class Incidents:
             case _:
                 changed = self._ended(member, at)
         if changed is not None:
-            if transition.change in _TURNS and transition.kind is not Kind.WATCHER:
-                changed = self._noting_turn(changed, transition, at)
-            changed = self._noting_silence(changed)
+            before = self._all.get(changed.number)
+            changed = self._noting_silence(self._turns.note(changed, before, transition, member.condition, at))
             self._confirm(changed)
             self._all[changed.number] = changed
         return changed
@@ -159,7 +111,7 @@ class Incidents:
     def holds(self, transition: Transition) -> bool:
         """Whether it is about something that is told to be down already."""
         return any(
-            m.condition is Condition.DOWN and _is_same_matter(m, transition.kind, transition.subject)
+            m.condition is Condition.DOWN and is_same_matter(m, transition.kind, transition.subject)
             for i in self.open
             for m in i.members
         )
@@ -193,29 +145,6 @@ class Incidents:
         self._unconfirmed.clear()
         return out
 
-    def _noting_turn(self, changed: Incident, transition: Transition, at: float) -> Incident:
-        """What changes all the time flaps from some change on, and is not over before it has held still."""
-        before = self._all.get(changed.number)
-        known = {m.slot: m for m in before.members} if before is not None else {}
-        key = _turns_of(transition, changed.group)
-        turns = (*(t for t in self._turns.get(key, ()) if at - t <= FLAP_WINDOW), at)[-FLAPS - 1 :]
-        self._turns[key] = turns
-        if at >= self._prune_at:
-            self._turns = {k: times for k, times in self._turns.items() if at - times[-1] <= FLAP_WINDOW}
-            self._prune_at = at + FLAP_WINDOW
-        members = []
-        for member in changed.members:
-            old = known.get(member.slot)
-            if member is old or member.condition is not _AFTER[transition.change]:
-                members.append(member)
-            elif old is not None and old.flapping:
-                members.append(replace(member, flapping=True, flaps=old.flaps + 1, since=old.since))
-            elif len(turns) > FLAPS:
-                members.append(replace(member, flapping=True, flaps=len(turns)))
-            else:
-                members.append(member)
-        return replace(changed, members=tuple(members)).as_of(at)
-
     def shift(self, seconds: float) -> None:
         """The clock was set: all of it happened as long ago as before."""
         for incident in self._all.values():
@@ -223,22 +152,15 @@ class Incidents:
             closed = None if incident.closed is None else incident.closed + seconds
             shifted = replace(incident, opened=incident.opened + seconds, closed=closed, members=members)
             self._all[incident.number] = shifted
-        self._turns = {key: tuple(t + seconds for t in times) for key, times in self._turns.items()}
+        self._turns.shift(seconds)
 
     def settle(self, wall: float) -> list[Incident]:
         """What has flapped and has held still for long enough is what it is by now."""
         out = []
         for incident in self.open:
-            members = tuple(
-                replace(m, flapping=False, since=m.changed if m.condition is Condition.DOWN else m.since)
-                if m.flapping and wall - m.changed >= SETTLED
-                else m
-                for m in incident.members
-            )
-            if members != incident.members:
-                settled = self._noting_silence(replace(incident, members=members).as_of(wall))
-                self._all[incident.number] = settled
-                out.append(settled)
+            if (settled := flapping.settled(incident, wall)) is not incident:
+                self._all[incident.number] = self._noting_silence(settled)
+                out.append(self._all[incident.number])
         return out
 
     def note_growth(self, number: int, slot: int, growth: Growth | None) -> bool:
@@ -267,7 +189,7 @@ class Incidents:
         for incident in self.open if self._unconfirmed else ():
             for old in incident.failing:
                 known = (incident.number, old.slot) in self._unconfirmed
-                if known and _is_same_matter(old, member.kind, member.subject):
+                if known and is_same_matter(old, member.kind, member.subject):
                     kept = replace(old, subject=member.subject, context=member.context or old.context)
                     return incident.with_member(kept, at, replacing=old.key)
         return None
@@ -298,22 +220,10 @@ class Incidents:
             if incident.group == group:
                 return incident.with_member(member, at)
         for incident in self.open:
-            if self._is_one_trouble(incident, member, server, at):
+            if is_one_trouble(incident, member, server, at, self.join_within):
                 return incident.with_member(member, at)
         self._last += 1
         return Incident(self._last, group, server, at, (member,))
-
-    def _is_one_trouble(self, incident: Incident, member: Member, server: str | None, at: float) -> bool:
-        """Whether this is most likely the same matter, though no server says so: sixty rclone mounts die as one."""
-        first = incident.members[0]
-        return (
-            server is None
-            and incident.server is None
-            and at - incident.opened < self.join_within
-            and (first.kind, first.cause, first.subject.fstype) == (member.kind, member.cause, member.subject.fstype)
-            and _namespaces(first) == _namespaces(member)
-            and member.kind is not Kind.WATCHER
-        )
 
     def _joined(self, member: Member, at: float) -> Incident | None:
         for incident, old in self._down(member):
