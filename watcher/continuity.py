@@ -12,7 +12,6 @@ from time import CLOCK_BOOTTIME, clock_gettime, monotonic, time
 
 import anyio
 
-from watcher import procfs
 from watcher.core import resume
 from watcher.core.incidents import Incidents
 from watcher.core.picture import Picture
@@ -94,11 +93,3 @@ class Continuity:
             log.info("not seen again since the start: %s", places)
         self._sender.kick()
         self._store.changed()
-
-
-def boot_id(proc: str) -> str:
-    """Which boot this is; empty where the kernel does not say."""
-    try:
-        return procfs.read(f"{proc}/sys/kernel/random/boot_id").decode().strip()
-    except OSError:
-        return ""

@@ -22,7 +22,7 @@ from watcher.answering import Answering
 from watcher.children import Children, environment
 from watcher.configfile import ConfigFile, FileReader, may_hang, secret_url
 from watcher.configwatch import ConfigWatch
-from watcher.continuity import Continuity, boot_id
+from watcher.continuity import Continuity
 from watcher.core import vitals
 from watcher.core.figures import Figures
 from watcher.core.mountinfo import parse
@@ -105,7 +105,7 @@ class Daemon:
         # CLOCK_MONOTONIC counts from the boot: nothing is stale before the boot has had its time.
         self._picture = Picture(rules_of(settings), grace_until=settings.probe.startup_grace)
         self._figures = Figures()
-        boot = boot_id(settings.paths.proc)
+        boot = procfs.boot_id(settings.paths.proc)
         self._store = Store(self._local(settings.state.path), boot=boot)
         self._continuity = Continuity(self._store, self._picture)
         self._incidents = await self._continuity.restore(boot)

@@ -8,7 +8,7 @@ from typing import Any
 
 from watcher.core.explain import past_words
 from watcher.core.radius import NOTHING
-from watcher.core.wording import CAUSES, container_name, count, describe_type, duration, name
+from watcher.core.wording import CAUSES, count, describe_type, duration, name, place_in_full
 from watcher.model import HOST, Cause
 from watcher.output import CRITICAL, OK, STATUS_WORDS, WARNING
 
@@ -100,9 +100,8 @@ def _not_found(document: Document) -> Iterator[str]:
 
 
 def _where(place: Document) -> str:
-    if place["namespace"] == HOST:
-        return f"host {place['target']}"
-    return f"{container_name(place['namespace'], place['lxc_name'] or '')} {place['target']}"
+    where = place_in_full(place["namespace"], place["target"], place["lxc_name"] or "")
+    return f"host {where}" if place["namespace"] == HOST else where
 
 
 def _address(place: Document) -> str:

@@ -12,14 +12,14 @@ from watcher.core.times import utc
 from watcher.core.wording import (
     CAUSES,
     cause_words,
-    container_name,
     count,
     name,
+    place_in_full,
     place_order,
     printable,
     size,
 )
-from watcher.model import HOST, Cause, Container, Kind, MountState, Place, Usage
+from watcher.model import Cause, Kind, MountState, Usage
 from watcher.once import Findings
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def table(states: Sequence[MountState]) -> Table:
         Row(
             state.status,
             _status(state),
-            _where(state.place, state.container),
+            _where(state),
             printable(state.mount.source),
             printable(state.mount.fstype),
             state.usage,
@@ -183,7 +183,7 @@ def capacity_table(states: Sequence[CapacityState]) -> Table:
     for state in sorted(states, key=_emptiness):
         usage = state.usage
         sizes = [size(n) for n in (usage.total, usage.used, usage.available)] if usage else ["-"] * 3
-        names = [_where(state.place, state.container), printable(state.mount.source), printable(state.mount.fstype)]
+        names = [_where(state), printable(state.mount.source), printable(state.mount.fstype)]
         style = "bold yellow" if state.full else ""
         cells = [*map(Text, names + sizes), Text(_share(usage), style=style)]
         rows.add_row(*cells, *([Text(printable(state.error))] if explained else []))
@@ -200,11 +200,8 @@ def _share(usage: Usage | None) -> str:
     return f"{100 * usage.used / usage.total:.0f} %" if usage and usage.total else "-"
 
 
-def _where(place: Place, container: Container | None) -> str:
-    if place.namespace == HOST:
-        return printable(place.mount_point)
-    inside = container_name(place.namespace, container.name if container else "")
-    return f"{inside} {printable(place.mount_point)}"
+def _where(state: MountState | CapacityState) -> str:
+    return place_in_full(*state.place, state.container.name if state.container else "")
 
 
 def _status(state: MountState) -> str:

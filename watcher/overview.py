@@ -10,8 +10,8 @@ from typing import Any
 
 from watcher.control import Answer, NoAnswer, Say, Unreachable, ask, follow, listed, quoted
 from watcher.core.explain import Address, past_words
-from watcher.core.wording import container_name, count, duration, name, printable
-from watcher.model import HOST, Cause, Place, Usage
+from watcher.core.wording import count, duration, name, place_in_full, printable
+from watcher.model import Cause, Place, Usage
 from watcher.output import CRITICAL, OK, WARNING, Row, console, status_words, table_of, why
 from watcher.printing import mute_stdout, nobody_reads, reader_may_go, verdict_stands
 
@@ -112,18 +112,13 @@ def _row(entry: Entry) -> Row:
     return Row(
         state,
         f"{word} (silenced)" if entry.get("silenced") else word,
-        _where(entry),
+        place_in_full(str(entry["namespace"]), str(entry["target"]), str(entry["lxc_name"] or "")),
         printable(str(entry["source"])),
         printable(str(entry["fstype"])),
         Usage(total, used, entry["available_bytes"] or 0) if total is not None and used is not None else None,
         entry["latency_seconds"],
         _why(entry),
     )
-
-
-def _where(entry: Entry) -> str:
-    namespace, target = str(entry["namespace"]), printable(str(entry["target"]))
-    return target if namespace == HOST else f"{container_name(namespace, str(entry['lxc_name'] or ''))} {target}"
 
 
 def _why(entry: Entry) -> str:

@@ -21,7 +21,7 @@ from watcher.core.missing import Missing
 from watcher.core.mountinfo import Tree, mount_of
 from watcher.core.places import MAX_PLACES
 from watcher.core.times import utc
-from watcher.core.wording import container_name, count, name, place_order, printable, size
+from watcher.core.wording import container_name, count, name, place_in_full, place_order, printable, size
 from watcher.expectations import Expectations
 from watcher.model import HOST, Container, Mount, Place, TableRead
 from watcher.probing.beneath import MAX_NAMES
@@ -196,7 +196,7 @@ def lines(document: Document) -> Iterator[str]:
     told = [row for row in rows if row["files"] or row["error"] or row["mount"] is None or row["cut"]]
     empty = len(rows) - len(told)
     for row in told:
-        yield f"{_where(row)}: {_said(row)}"
+        yield f"{place_in_full(row['namespace'], row['target'], row['lxc_name'] or '')}: {_said(row)}"
     if empty:
         yield f"{count(empty, 'mount point')}{' more' if told else ''}: nothing under {'it' if empty == 1 else 'them'}"
 
@@ -217,9 +217,3 @@ def _said(row: Document) -> str:
 def _names(names: Iterable[str], files: int) -> str:
     shown = [name(n, 40) for n in names]
     return f": {', '.join(shown)}{' …' if len(shown) == MAX_NAMES else ''}" if shown and files else ""
-
-
-def _where(row: Document) -> str:
-    if row["namespace"] == HOST:
-        return str(row["target"])
-    return f"{container_name(row['namespace'], row['lxc_name'] or '')} {row['target']}"

@@ -84,6 +84,12 @@ def place_name(place: Place, container: str = "") -> str:
     return mount_point if place.namespace == HOST else f"{container_name(place.namespace, container)} {mount_point}"
 
 
+def place_in_full(namespace: str, mount_point: str, container: str = "") -> str:
+    """The same with nothing left out, as who has asked for it sees it."""
+    where = printable(mount_point)
+    return where if namespace == HOST else f"{container_name(namespace, container)} {where}"
+
+
 @lru_cache(4096)  # a list of a thousand is sorted again and again while they fail
 def place_order(place: Place) -> tuple[bool, tuple[str | int, ...]]:
     """A key to sort by: the host's first, and in the order in which people count."""
