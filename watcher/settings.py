@@ -13,32 +13,34 @@ import msgspec
 
 from watcher.addresses import host_fault, is_loopback, listen_fault
 from watcher.core.quiet import MIDNIGHT, WEEK, Window
+from watcher.faults import (
+    credential_fault,
+    expected_fault,
+    fstype_fault,
+    http_fault,
+    mount_fault,
+    name_fault,
+    path_fault,
+    show_only_fault,
+    socket_fault,
+    source_fault,
+    url_fault,
+)
 from watcher.model import Kind, Pace
 from watcher.values import (
     Percent,
     TimeOfDay,
     boolean,
-    credential_fault,
     duration,
-    expected_fault,
     format_duration,
-    fstype_fault,
-    http_fault,
     kind,
     list_of,
-    mount_fault,
-    name_fault,
     one_of,
-    path_fault,
     percent,
     scheme_of,
-    show_only_fault,
     shown,
-    socket_fault,
-    source_fault,
     string,
     time_of_day,
-    url_fault,
 )
 
 _MOUNTS: Final = list_of(string(mount_fault), '["/mnt/*"]')

@@ -12,8 +12,9 @@ import msgspec
 
 from watcher.core.explain import Address, address
 from watcher.core.silences import LONGEST, MAX_IN_ALL, MAX_SILENCES
+from watcher.faults import mount_fault
 from watcher.model import Silence
-from watcher.values import format_duration, mount_fault, parse_duration, shown
+from watcher.values import format_duration, parse_duration, shown
 
 MAX_BODY = 64 * 1024  # bytes
 MAX_PATTERNS = 100
