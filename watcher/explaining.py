@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import replace
 from time import monotonic, time
 from typing import Any
 
@@ -250,7 +249,7 @@ def _look(
 
     evidence, [hanging] = asyncio.run(look())
     for found in evidence:
-        return replace(found, daemons=served.by(found.question)), hanging
+        return found._replace(daemons=served.by(found.question)), hanging
     return None, hanging
 
 

@@ -7,7 +7,6 @@ Begins when an incident opens, and is never long. What to ask is `core.evidence`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
@@ -111,8 +110,8 @@ class Investigator:
             return None
         # What the tables and the other probes tell may have changed since: the neighbours die one after the other.
         for question in self._questions([matter]).values():
-            return replace(evidence or Evidence(question), question=question, radius=hanging)
-        return replace(evidence, radius=hanging) if evidence is not None else None
+            return (evidence or Evidence(question))._replace(question=question, radius=hanging)
+        return evidence._replace(radius=hanging) if evidence is not None else None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -174,7 +173,7 @@ class Investigator:
         # Who serves it comes of the search.
         for matter, question in questions.items():
             if (kept := self._found.get(matter)) is not None:
-                self._found[matter] = kept[0], replace(kept[1], daemons=served.by(question))
+                self._found[matter] = kept[0], kept[1]._replace(daemons=served.by(question))
 
     def _questions(self, matters: Sequence[Matter]) -> dict[Matter, Question]:
         """Of what is mounted, as far as it still is."""

@@ -158,8 +158,7 @@ class Kind(enum.StrEnum):
 # ---- probes: what is asked, what came back
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """One question to one mount."""
 
     superblock: Superblock
@@ -180,8 +179,7 @@ class Verdict(enum.StrEnum):
     VOID = "void"  # says nothing about the mount: we were slow, out of threads or descriptors
 
 
-@dataclass(frozen=True, slots=True)
-class Wedged:
+class Wedged(NamedTuple):
     """A thread of a killed probe child that has not ended: the kernel still waits for the file system."""
 
     pid: int
@@ -189,8 +187,7 @@ class Wedged:
     tid: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
+class ProbeReport(NamedTuple):
     """What came of a probe. A failed probe is data, not an exception."""
 
     probe: Probe
@@ -209,8 +206,7 @@ class ProbeReport:
 # ---- events: what the tracker is told
 
 
-@dataclass(frozen=True, slots=True)
-class TableRead:
+class TableRead(NamedTuple):
     """A namespace's whole mount table, every line of it."""
 
     namespace: str
@@ -218,28 +214,24 @@ class TableRead:
     container: Container | None = None  # whose it is; None: the host's
 
 
-@dataclass(frozen=True, slots=True)
-class NamespaceGone:
+class NamespaceGone(NamedTuple):
     namespace: str
     reason: str  # "container stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class TableUnreadable:
+class TableUnreadable(NamedTuple):
     namespace: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedRead:
+class ExpectedRead(NamedTuple):
     """All that should be mounted, as the files have it now."""
 
     expected: tuple[Expected, ...]
     complete: bool = True  # none of the files has yet to be read for the first time
 
 
-@dataclass(frozen=True, slots=True)
-class DisksRead:
+class DisksRead(NamedTuple):
     """What the kernel has of local disks."""
 
     devices: frozenset[str]  # "major:minor" of each block device; empty where they cannot be seen
@@ -247,29 +239,25 @@ class DisksRead:
     pools: Mapping[str, str]  # of ZFS, and the state of each: "ONLINE", "SUSPENDED"
 
 
-@dataclass(frozen=True, slots=True)
-class UseRead:
+class UseRead(NamedTuple):
     """What has been counted by now of the calls into the NFS mounts of the host (core.mountstats), by mount point."""
 
     counters: Mapping[str, Counters]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeStarted:
+class ProbeStarted(NamedTuple):
     """The probe was handed to the prober: not due again before its report."""
 
     probe: Probe
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadGone:
+class ThreadGone(NamedTuple):
     """A wedged thread ended: the mount that held it may answer again."""
 
     wedged: Wedged
 
 
-@dataclass(frozen=True, slots=True)
-class StillWedged:
+class StillWedged(NamedTuple):
     """Threads that an earlier run of the watcher left hanging in this mount."""
 
     superblock: Superblock
@@ -277,14 +265,16 @@ class StillWedged:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
 class Overslept:
     """We stood still (SIGSTOP, suspend, a starved machine): the time that has passed says nothing of the mounts."""
+
+    __slots__ = ()
 
 
 Event = (
@@ -336,8 +326,7 @@ class Subject:
         return self.superblock.source
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A change that matters: of one superblock, at all its places."""
 
     kind: Kind
@@ -359,8 +348,7 @@ class Asked(NamedTuple):
     why_not: str = ""  # in words
 
 
-@dataclass(frozen=True, slots=True)
-class MountState:
+class MountState(NamedTuple):
     """One place as it stands now: a row of the table, an entry of the JSON."""
 
     place: Place

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from socket import gethostname
 from time import monotonic, time
+from typing import NamedTuple
 
 from watcher import procfs
 from watcher.answered import load_answered, save_answered
@@ -52,8 +52,7 @@ LOOK_EVERY = 0.1  # seconds between two looks at the clock while nothing comes
 Progress = Callable[[Sequence[Place]], None]  # given the places that have no verdict yet
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """What one pass found."""
 
     states: tuple[MountState, ...]

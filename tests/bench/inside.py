@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ def sweep_rows(tables: Sequence[TableRead], mounts: Sequence[Reached], rounds: i
     if len(probes) != len(mounts):
         raise Failed(f"{len(probes)} probes for {len(mounts)} mounts")
     asked = asyncio.run(_Sweeps().measure(probes, rounds))
-    deep = asyncio.run(_Sweeps().measure([replace(probe, deep=True) for probe in probes], min(rounds, 3)))
+    deep = asyncio.run(_Sweeps().measure([probe._replace(deep=True) for probe in probes], min(rounds, 3)))
     simple = _simple(mounts)
     return [
         Row("one sweep", seconds(median(asked.wall)), *simple.wall, target),
@@ -58,7 +57,7 @@ def mixed_row(label: str, tables: Sequence[TableRead], rounds: int, target: Figu
 
 def _probes(tables: Sequence[TableRead]) -> list[Probe]:
     """As the service asks most of the time, without reading directories."""
-    return [replace(probe, deep=False) for probe in _Begun(tables).probes]
+    return [probe._replace(deep=False) for probe in _Begun(tables).probes]
 
 
 class _Sweeps:

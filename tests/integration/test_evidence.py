@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ async def ask(children: Children, *questions: Question, fstab: str = "/etc/fstab
         gather(questions, children=children, reader=FileReader(children), mounts=mounts, fstab=fstab, limit=30.0),
         radius.look([], [], children, Paths(lxc_config=()), limit=30.0, questions=questions, served=served),
     )
-    return [replace(evidence, daemons=served.by(evidence.question)) for evidence in found]
+    return [evidence._replace(daemons=served.by(evidence.question)) for evidence in found]
 
 
 def fuse_question(mount: FuseMount, namespace: str = ON_HOST, **more: object) -> Question:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -315,7 +314,7 @@ async def test_planted_symlink(fuse: FuseServer, mount_dir: MakeDir, tmp_path: P
     else:
         os.symlink(tmp_path / "real", tmp_path / "link")
         path = str(tmp_path / "link/deep/mnt")
-    asked = replace(probe(mounted), place=Place(HOST, path))
+    asked = probe(mounted)._replace(place=Place(HOST, path))
     async with asker(tmp_path / "run") as asking:
         (report,) = await asking.ask(asked)
     assert report.verdict in (Verdict.NOT_THIS_MOUNT, Verdict.FAILED)

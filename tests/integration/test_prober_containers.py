@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -37,8 +36,7 @@ Interpreter = Callable[[str], None]
 def inside(ct: FakeContainer, mounted: FuseMount, *, timeout: float = 1.0, deep: bool = False) -> Probe:
     """One question to a mount of a container's own FUSE server, or to one of the host's that is bound into it."""
     namespace = procfs.namespace("/proc", ct.init.pid, "user") if ct.settings.user_namespace else 0
-    return replace(
-        probe(mounted, timeout=timeout, deep=deep),
+    return probe(mounted, timeout=timeout, deep=deep)._replace(
         place=Place(ct.namespace, mounted.mount_point),
         root_pid=ct.init.pid,
         user_namespace=namespace,
@@ -89,7 +87,7 @@ async def test_answer(lxc: Containers, tmp_path: Path, user_namespace: bool) -> 
         (report,) = await asking.ask(inside(ct, mounted, deep=True))
         assert report.verdict is Verdict.ANSWERED
         assert report.usage == (1000 * 512, 600 * 512, 300 * 512)
-        (report,) = await asking.ask(replace(inside(ct, mounted), user_namespace=0))
+        (report,) = await asking.ask(inside(ct, mounted)._replace(user_namespace=0))
         if user_namespace:
             assert (report.verdict, report.errno) == (Verdict.FAILED, errno.EACCES)
         else:
@@ -128,7 +126,7 @@ async def test_mount_of_the_host_bound_into_a_container(
     async with asker(tmp_path / "run") as asking:
         (from_inside, from_outside) = [
             (await asking.ask(asked))[0]
-            for asked in (bound(ct, "/media"), replace(bound(ct, "/media"), user_namespace=0))
+            for asked in (bound(ct, "/media"), bound(ct, "/media")._replace(user_namespace=0))
         ]
     assert from_outside.verdict is Verdict.ANSWERED
     assert (from_inside.verdict, from_inside.errno) == (
@@ -289,11 +287,11 @@ async def test_pid_of_another(lxc: Containers, tmp_path: Path) -> None:
     mounted = ct.fuse.mount("/mnt/own")
     asked = inside(ct, mounted)
     async with asker(tmp_path / "run") as asking:
-        (report,) = await asking.ask(replace(asked, root_pid=other.init.pid))
+        (report,) = await asking.ask(asked._replace(root_pid=other.init.pid))
         assert report.verdict is Verdict.NOT_THIS_MOUNT
-        (report,) = await asking.ask(replace(asked, user_namespace=asked.user_namespace + 1))
+        (report,) = await asking.ask(asked._replace(user_namespace=asked.user_namespace + 1))
         assert report.verdict is Verdict.NOT_THIS_MOUNT
-        (report,) = await asking.ask(replace(asked, root_pid=os.getpid()))
+        (report,) = await asking.ask(asked._replace(root_pid=os.getpid()))
         assert report.verdict is Verdict.NOT_THIS_MOUNT
     assert "STATFS" not in mounted.counters().requests
 
@@ -314,8 +312,7 @@ def without_root(tmp_path: Path) -> Iterator[int]:
 async def test_namespace_that_cannot_be_entered(lxc: Containers, tmp_path: Path, without_root: int) -> None:
     ct = lxc.start(user_namespace=True)
     there = inside(ct, ct.fuse.mount("/mnt/own"))
-    barred = replace(
-        there,
+    barred = there._replace(
         place=Place("ct:barred", "/mnt/own"),
         lane="",
         root_pid=without_root,
@@ -395,13 +392,13 @@ async def test_no_way_up(
     asked = inside(ct, shared)
     async with asker(tmp_path / "run") as asking:
         for path in (f"/../..{shared.mount_point}", f"/mnt/a/../../../..{shared.mount_point}", shared.mount_point):
-            (report,) = await asking.ask(replace(asked, place=Place(ct.namespace, path)))
+            (report,) = await asking.ask(asked._replace(place=Place(ct.namespace, path)))
             assert report.verdict is Verdict.NOT_THIS_MOUNT
         own = inside(ct, ct.fuse.mount("/mnt/own"))
         for path in ("/mnt/a/../own", "/mnt/./own"):
-            (report,) = await asking.ask(replace(own, place=Place(ct.namespace, path)))
+            (report,) = await asking.ask(own._replace(place=Place(ct.namespace, path)))
             assert report.verdict is Verdict.NOT_THIS_MOUNT
-        (report,) = await asking.ask(replace(own, place=Place(ct.namespace, "//mnt//own/")))
+        (report,) = await asking.ask(own._replace(place=Place(ct.namespace, "//mnt//own/")))
         assert report.verdict is Verdict.ANSWERED
 
 
@@ -539,7 +536,7 @@ async def test_slow_container(
 def test_lane_in_two_processes() -> None:
     """Some of a container's mounts are asked from inside, some as the host: together they have no more threads."""
     outside = Probe(Superblock("0:1", "/", "fuse", "x"), Place("ct:1", "/a"), 1, 1.0, root_pid=7, lane="ct:1")
-    within = replace(outside, user_namespace=5)
+    within = outside._replace(user_namespace=5)
     sweep = Sweep([outside] * 5 + [within] * 5, 0.0)
     slots = {(job.probe.user_namespace, job.slots) for job in sweep.open.values()}
     assert slots == {(0, 2), (5, 2)}

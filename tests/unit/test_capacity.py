@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 
@@ -113,7 +113,7 @@ class Loop:
         """One sweep: what is due now is asked and answered."""
         due = self.start()
         for asked in due:
-            self.handle(replace(self.answer(asked), started=self.now))
+            self.handle(self.answer(asked)._replace(started=self.now))
         return due
 
     def next_turn(self) -> list[Probe]:

@@ -273,7 +273,7 @@ def test_the_number_of_a_connection(device: str, fstype: str, number: int | None
 def test_who_mounts_it(fstab: str, has_unit: bool, origin: Origin) -> None:
     question = Question(Superblock("0:5", "/", "nfs4", "nas:/x"), Place("host", "/mnt/x"))
     assert assemble(question, Findings(has_unit=has_unit), fstab).origin is origin
-    inside = replace(question, place=Place("ct:1", "/mnt/x"))
+    inside = question._replace(place=Place("ct:1", "/mnt/x"))
     assert assemble(inside, Findings(has_unit=has_unit), fstab).origin is Origin.UNKNOWN
 
 
@@ -331,7 +331,7 @@ def test_who_serves_it(said: list[list[object]], pids: list[int] | None) -> None
     assert (None if found is None else [daemon.pid for daemon in found]) == pids
     by_elimination = any(words[0] == "lives" for words in said if words)
     assert [daemon.likely for daemon in found or ()] == [by_elimination for _ in found or ()]
-    assert served.by(replace(question, gone=True)) == ()
+    assert served.by(question._replace(gone=True)) == ()
 
 
 # ---- the words
@@ -350,7 +350,7 @@ INIT = ("fuse_get_req", "__fuse_simple_request", "fuse_statfs")
 def test_an_address_is_one_word() -> None:
     """A container writes it, and ipaddress takes whatever stands behind a "%"."""
     found = evidence(NAS, port=Port.NO_ANSWER)
-    [first, _] = advice.advice(failing(NAS), "nas01", replace(found, endpoint=Endpoint("fe80::1%x; reboot", 2049)))
+    [first, _] = advice.advice(failing(NAS), "nas01", found._replace(endpoint=Endpoint("fe80::1%x; reboot", 2049)))
     assert first.startswith("Do: ping -c 3 'fe80::1%x; reboot'; ip route get 'fe80::1%x; reboot' # ")
 
 

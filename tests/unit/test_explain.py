@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,10 +137,10 @@ def test_advice_is_that_of_an_alarm() -> None:
 
 
 def test_what_the_host_has_too_is_mended_there() -> None:
-    inside = replace(state("/media", "stale", "ct:101", Cause.TIMEOUT))
-    host = replace(state("/mnt/pve/nas01"), mount=inside.mount._replace(mount_point="/mnt/pve/nas01"))
+    inside = state("/media", "stale", "ct:101", Cause.TIMEOUT)
+    host = state("/mnt/pve/nas01")._replace(mount=inside.mount._replace(mount_point="/mnt/pve/nas01"))
     assert places_of(inside, [inside, host, state("/mnt/iso")]) == [host.place]
-    stale = replace(inside, cause=Cause.STALE_HANDLE)
+    stale = inside._replace(cause=Cause.STALE_HANDLE)
     [*_, do] = advice_on(stale, [host.place])
     assert do.startswith(
         "Do: umount -l /mnt/pve/nas01 # PVE mounts it again – then restart what still has the old one: "
@@ -167,6 +165,6 @@ def test_each_entry_of_the_history_has_words(kind: str, change: str) -> None:
 
 
 def test_an_entry_says_when() -> None:
-    entry = detailed_entry(replace(state("/mnt/pve/nas01", "slow"), since=5.0, wedged_since=6.5), 1_800_000_000.0)
+    entry = detailed_entry(state("/mnt/pve/nas01", "slow")._replace(since=5.0, wedged_since=6.5), 1_800_000_000.0)
     assert (entry["status"], entry["slow"]) == ("unknown", True)
     assert (entry["since"], entry["hanging_since"]) == ("2027-01-15T08:00:05Z", "2027-01-15T08:00:06Z")

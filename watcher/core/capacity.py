@@ -7,7 +7,7 @@ tracker asks is not asked again here; its reports serve both.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watcher.core.filesystems import MAX_ENTRIES, Entry, FilesystemKey, find
 from watcher.core.filters import Filter
@@ -37,8 +37,7 @@ MAX_FRUITLESS = 3  # probes in a row that told nothing, after which one pass wai
 UNMOUNTED = "unmounted"
 
 
-@dataclass(frozen=True, slots=True)
-class CapacityState:
+class CapacityState(NamedTuple):
     """One file system in a place as it stands now: a row of the table, an entry of the JSON."""
 
     place: Place

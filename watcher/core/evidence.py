@@ -9,7 +9,6 @@ import enum
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from watcher.core import fstab
@@ -64,8 +63,7 @@ class Daemon(NamedTuple):
     likely: bool = False  # nothing says that it is the one, but it is the only one that may be
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What is to be found out, with what the mount tables tell already."""
 
     superblock: Superblock
@@ -97,8 +95,7 @@ class Question:
         return int(minor) if is_fuse and major == "0" and minor.isdecimal() else None
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """What the asking process has said of one question; None: it has not, or could not."""
 
     ports: tuple[tuple[Endpoint, Port], ...] = ()
@@ -108,8 +105,7 @@ class Findings:
     has_unit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What is known of one failing mount, for the words of `advice`."""
 
     question: Question

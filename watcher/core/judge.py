@@ -6,8 +6,6 @@ its health `health`'s.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from watcher.core.departed import Departed
 from watcher.core.health import ALARMED, FAILING, REFUSALS
 from watcher.core.mountinfo import is_mounted_readonly
@@ -91,7 +89,7 @@ class Judge:
         health, before = watched.health, watched.health.reach
         asked_at = next((s for s in watched.standings if s.place == report.probe.place), None)
         if asked_at is not None and is_mounted_readonly(asked_at.mount):
-            report = replace(report, readonly=None)  # statfs tells of the mount as well: nothing of other places
+            report = report._replace(readonly=None)  # statfs tells of the mount as well: nothing of other places
         health.observe(report, watched.pace, now, self._grace_until)
         watched.next_at = next_probe(
             health.reach, watched.pace, started=report.started, now=now, failing_since=health.failing_since
@@ -119,7 +117,7 @@ class Judge:
         return [self._explained(t, watched) for t in watched.changed_from(before, now)]
 
     def _explained(self, transition: Transition, watched: Watched) -> Transition:
-        return replace(transition, context=self._roster.context(watched))
+        return transition._replace(context=self._roster.context(watched))
 
     def _is_blamed_on_the_way(self, watched: Watched, report: ProbeReport) -> bool:
         """Whether the probe did not get there while a mount that it had to cross fails, or may be about to."""

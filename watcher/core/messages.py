@@ -7,7 +7,7 @@ is told of which topic, and the title; the lines below it are `body`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from watcher.core.body import MAX_LINES, ended_lines, problem_lines
 from watcher.core.evidence import Evidence
@@ -19,15 +19,13 @@ from watcher.core.wording import count, duration, name
 from watcher.model import Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     title: str
     body: str
     type: str  # Apprise's: failure, warning, success, info
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(NamedTuple):
     """Who tells, to which channel, and how it kept time."""
 
     host: str

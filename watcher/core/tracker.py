@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 from watcher.core import due, ondemand
 from watcher.core.departed import Departed
@@ -281,4 +280,4 @@ def _meant(transition: Transition) -> Transition:
     """What ends since it is meant so has not become writable."""
     if transition.change is not Change.ENDED:
         return transition
-    return replace(transition, change=Change.GONE, reason="meant to be read-only")
+    return transition._replace(change=Change.GONE, reason="meant to be read-only")

@@ -7,7 +7,7 @@ directory, of the file system underneath, bound somewhere. What it writes fills 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from watcher.core.filters import Filter
 from watcher.core.incident import SEES_DISK
@@ -34,8 +34,7 @@ MAX_PLACES = 16  # said of one container
 MAX_STOPPED = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Covered:
+class Covered(NamedTuple):
     """A directory that a mount of the host's lies over."""
 
     device: str  # of the file system underneath
@@ -43,8 +42,7 @@ class Covered:
     mount: Mount  # the host's
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """A container's bind of a covered directory, or of one below it."""
 
     place: Place
@@ -175,7 +173,7 @@ class Underneath:
                 out += self._end([sight], now, why)
         for place, sight in seen.items():
             old = before.get(place)
-            self._sights[place] = replace(sight, since=old.since if old else now)
+            self._sights[place] = sight._replace(since=old.since if old else now)
             if old is None:
                 out.append(_transition(self._sights[place], Change.BEGAN, now))
         for sight in stopped:

@@ -9,9 +9,8 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from watcher.children import Child, Children
 from watcher.core.messages import Message
@@ -20,8 +19,7 @@ SEND_LIMIT = 60.0  # seconds for one message; SMTP and slow webhooks answer with
 _COURIER = str(Path(__file__).with_name("courier.py"))
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """How an attempt ended."""
 
     ok: bool

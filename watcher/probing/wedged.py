@@ -11,15 +11,14 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from watcher import procfs
 from watcher.model import Superblock, Wedged
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     superblock: Superblock
     wedged: Wedged
     since_wall: float
