@@ -56,7 +56,8 @@ async def _uncover(settings: Settings, asked: Sequence[Address]) -> Document:
                 jobs.append(job)
             elif asked or why != NO_DIRECTORY:
                 rows.append(_failed(place, mount, base, table.container, why))
-        rows += await _look(jobs, children)
+        # Nor has what stands on a single file a directory under it.
+        rows += [row for row in await _look(jobs, children) if asked or row["error"] != NO_DIRECTORY]
         rows.sort(key=lambda row: (-(row["bytes"] or 0), -(row["files"] or 0)))
         return {
             "checked_at": utc(time()),

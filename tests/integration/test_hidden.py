@@ -152,6 +152,20 @@ def test_mounts_on_one_another(fuse: FuseServer, mount_dir: MakeDir, command: Co
         unmount(outer)
 
 
+def test_a_file_of_a_mount_bound_on_a_file_hides_no_directory(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command, tmp_path: Path
+) -> None:
+    nas, single = fuse.mount(mount_dir("elsewhere")), tmp_path / "mnt/single"
+    single.write_text("under it")
+    mount(nas.path + b"/one", os.fsencode(single), b"none", MS_BIND)
+    try:
+        assert rows(command, code=0) == []
+        (row,) = rows(command, str(single))
+        assert row["error"] == "there is no directory of files under it"
+    finally:
+        unmount(os.fsencode(single))
+
+
 def test_names_that_are_none(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
     directory = mount_dir(b"mnt/a\n\xff")
     (Path(os.fsdecode(directory)) / "x\x1b[31m").write_text("x")

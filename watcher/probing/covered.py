@@ -176,7 +176,7 @@ def _trouble(step: str, code: int, job: Job) -> str:
     if step == "other":
         return "another mount stands in its way by now"
     if step == "open" and code == errno.ENOTDIR:
-        return "is no directory"
+        return "is no directory" if job.mount is None else NO_DIRECTORY
     if code == errno.ENOENT:
         return "there is no such directory" if job.mount is None else "its directory has been removed"
     return f"cannot be looked into: {words}"
