@@ -56,6 +56,8 @@ def test_a_superblock_that_stopped_writing_by_itself_is_read_only(options: str) 
         USB._replace(options="ro,relatime"),
         USB._replace(fstype="squashfs", super_options="ro"),
         USB._replace(fstype="nfs4", super_options="ro"),  # the tracker's own matter
+        # A snapshot under .zfs, which the kernel has mount(8) mount without "ro".
+        USB._replace(device="0:70", fstype="zfs", source="tank/data@daily", super_options="ro,xattr,noacl"),
     ],
 )
 def test_what_is_mounted_read_only_or_is_no_disk_is_no_matter(fine: Mount) -> None:

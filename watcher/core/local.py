@@ -164,6 +164,8 @@ def _disk(mounts: Iterable[Mount]) -> _Disk:
 
 def _readonly(disk: _Disk) -> _Trouble | None:
     mount = disk.mount
+    if mount.fstype == "zfs" and "@" in mount.source:
+        return None  # a snapshot, mounted when somebody looks into .zfs
     if is_mounted_readonly(mount) or not _STOPPED & set(mount.super_options.split(",")):
         return None
     mend = "Do: dmesg | tail -n 40 # tells why; look after the disk, and fsck, before it is mounted for writing again"
