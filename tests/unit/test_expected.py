@@ -24,6 +24,9 @@ sshfs#root@box:/srv /mnt/box fuse allow_other 0 0
 root@box:/two /mnt/two sshfs defaults
 vol:/gv /mnt/gv glusterfs
 nas01:/guess /mnt/guess auto
+buckets /mnt/gcs gcsfuse _netdev
+redis://kv/1 /mnt/jfs juicefs _netdev
+sshfs#me@box:/x /mnt/three fuse3 _netdev
 only two
 nas01:/up /mnt/../etc nfs
 nas01:/rel mnt/rel nfs
@@ -44,7 +47,15 @@ def test_fstab_gives_what_is_mounted_at_boot_as_the_mount_table_will_have_it() -
         "/mnt/two": ("root@box:/two", "fuse.sshfs"),
         "/mnt/gv": ("vol:/gv", "fuse.glusterfs"),
         "/mnt/guess": ("nas01:/guess", "nfs4"),
+        "/mnt/gcs": ("buckets", "fuse.gcsfuse"),
+        "/mnt/jfs": ("redis://kv/1", "fuse.juicefs"),
+        "/mnt/three": ("me@box:/x", "fuse.sshfs"),
     }
+
+
+def test_fields_of_fstab_end_at_blanks_and_tabs_alone() -> None:
+    [found] = from_fstab(" nas01:/a\u00a0b \t /mnt/a\u00a0b\x0c  nfs\tro\r\n".encode())
+    assert (found.source, found.place.mount_point, found.readonly) == ("nas01:/a\u00a0b", "/mnt/a\u00a0b\x0c", True)
 
 
 def test_fstab_says_who_wants_it_and_how_it_is_mounted() -> None:

@@ -133,6 +133,18 @@ def test_filters_hold_for_what_is_missing_too() -> None:
     assert [s.show_only for s in site.missing.snapshot()] == [True]
 
 
+def test_who_is_asked_for_by_name_counts_whatever_its_type() -> None:
+    disk = Expected(Place(HOST, "/mnt/usb"), "/dev/sdb1", "ext4", "[[expect]]", "mount /mnt/usb", exact=True)
+    for chosen, shown in ((watching(), ["/mnt/usb"]), (watching(exclude=["/mnt/*"]), [])):
+        site = Site(chosen)
+        site.table(), site.expect(disk), site.later(31)
+        assert site.shown() == shown
+    share = disk._replace(source="//nas02/films", fstype="cifs")
+    site = Site(watching(exclude=["server:nas02"]))
+    site.table(), site.expect(share), site.later(31)
+    assert site.shown() == []
+
+
 def test_rules_that_change_end_and_begin_it() -> None:
     site = Site()
     site.table(), site.expect(NAS), site.later(31)

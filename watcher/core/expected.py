@@ -26,7 +26,8 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 _BY_HELPER = {
     "glusterfs": "fuse.glusterfs", "ceph-fuse": "fuse.ceph-fuse", "davfs": "fuse", "bindfs": "fuse.bindfs",
     "curlftpfs": "fuse.curlftpfs", "mergerfs": "fuse.mergerfs", "rclone": "fuse.rclone", "s3fs": "fuse.s3fs",
-    "sshfs": "fuse.sshfs", "encfs": "fuse.encfs", "gocryptfs": "fuse.gocryptfs",
+    "sshfs": "fuse.sshfs", "encfs": "fuse.encfs", "gocryptfs": "fuse.gocryptfs", "gcsfuse": "fuse.gcsfuse",
+    "juicefs": "fuse.juicefs", "fuse3": "fuse",
 }  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def _type_of(source: str, fstype: str) -> str:
 def _of_fuse(source: str, fstype: str) -> tuple[str, str]:
     """The older form of mount.fuse(8), "sshfs#user@host:/dir" of type fuse, as the newer one."""
     helper, hash_, rest = source.partition("#")
-    return (rest, f"fuse.{helper}") if fstype == "fuse" and hash_ and helper.isalnum() else (source, fstype)
+    return (rest, f"fuse.{helper}") if fstype in ("fuse", "fuse3") and hash_ and helper.isalnum() else (source, fstype)
 
 
 # ---- systemd.mount(5)
@@ -152,13 +153,8 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
 
 def without_masked(found: Iterable[Expected], units: Mapping[str, bytes]) -> list[Expected]:
     """But for what fstab or a unit wants and somebody has masked: by an empty unit of that name (systemd.unit(5))."""
-    masked = {unit for unit, content in units.items() if not content.strip()}
-
-    def is_kept(each: Expected) -> bool:
-        stem = unit_name(each.place.mount_point)
-        return not each.by_hand or masked.isdisjoint((f"{stem}.mount", f"{stem}.automount"))
-
-    return [each for each in found if is_kept(each)] if masked else list(found)
+    masked = {unit.rpartition(".")[0] for unit, content in units.items() if not content.strip()}
+    return [each for each in found if not each.by_hand or unit_name(each.place.mount_point) not in masked]
 
 
 def _mount_section(content: bytes) -> dict[str, str]:

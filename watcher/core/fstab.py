@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from watcher.core.mountinfo import unescape
+
+_BLANKS = re.compile(r"[ \t]+")  # str.split() would take a no-break space for one
 
 
 class Entry(NamedTuple):
@@ -17,7 +20,7 @@ class Entry(NamedTuple):
 
 def entries(text: str) -> Iterator[Entry]:
     for line in text.split("\n"):
-        fields = line.split()
+        fields = _BLANKS.split(line.strip(" \t\r"))
         if len(fields) >= 3 and not fields[0].startswith("#"):
             options = fields[3] if len(fields) > 3 else "defaults"
             yield Entry(unescape(fields[0]), unescape(fields[1]), unescape(fields[2]), options)

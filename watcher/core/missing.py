@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from watcher.core.filters import Filter
+from watcher.core.filters import Filter, server_of
 from watcher.core.incident import MOUNTED, NO_LONGER
 from watcher.core.mountinfo import Tree, mount_of
 from watcher.core.wording import name
@@ -164,8 +164,8 @@ class Missing:
         return out + self._resume(namespace, now) + self._elapsed(now)
 
     def _is_watched(self, expected: Expected, like: Mount) -> bool:
-        if not expected.fstype:
-            # Whoever asks for it by name may leave the type open.
+        if not expected.fstype or (expected.exact and server_of(expected.fstype, expected.source) is None):
+            # Whoever asks for it by name may leave the type open, or mean a local disk.
             like = like._replace(fstype="nfs4")
         return self._filter.watches(expected.place.namespace, like)
 
