@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os.path
 import shlex
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from time import monotonic
 
 from watcher import procfs
 from watcher.children import Children
@@ -24,6 +26,8 @@ from watcher.settings import Expect, Settings
 log = logging.getLogger(__name__)
 
 SWEEP = 60.0  # seconds between two readings that no event asked for
+FSTABS_EVERY = 600.0  # seconds until containers' own fstabs are read again, all in one child
+DOUBTED_EVERY = 10.0  # seconds between two such readings because something is not mounted any more
 GATHER = 0.5  # seconds in which containers that start together are taken together
 MAX_UNITS = 1000
 _SIZE_LIMIT = 1 << 20
@@ -39,6 +43,8 @@ class Expectations:
         self._content: dict[File, bytes] = {}
         self._unread: set[File] = set()  # never read yet, though they may be there
         self._fstabs: dict[Container, bytes] = {}
+        self._fstabs_read = self._doubts_read = -math.inf
+        self._doubted: set[str] = set()  # namespaces
         self._troubles: dict[File, str] = {}
         self.wanted = asyncio.Event()  # read again: a container came, the configuration changed
         self.configure(settings)
@@ -47,6 +53,11 @@ class Expectations:
         """What is written in our own file, and where the others are."""
         self._expect, self._paths = settings.expect, settings.paths
         self._inside = settings.watch.containers
+        self.wanted.set()
+
+    def doubt(self, namespace: str) -> None:
+        """Something is not mounted any more in this container: it may be that it is not meant to be."""
+        self._doubted.add(namespace)
         self.wanted.set()
 
     async def read(self, mounts: Sequence[Mount], containers: Sequence[Container]) -> ExpectedRead:
@@ -67,7 +78,8 @@ class Expectations:
         bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
         remote = [m for m in mounts if may_hang_on(m.fstype) and m.fstype != "autofs"]
         inside = [e for c in containers for e in self._inside_fstab(c)]
-        return ExpectedRead((*host, *texts.binds(bound, host, remote), *inside), complete=not self._unread)
+        expected = (*host, *texts.binds(bound, host, remote), *inside)
+        return ExpectedRead(expected, not self._unread, frozenset(c.namespace for c in self._fstabs))
 
     async def events(
         self, mounts: Callable[[], Sequence[Mount]], containers: Callable[[], Sequence[Container]]
@@ -167,20 +179,34 @@ class Expectations:
                 yield bound.source, bound.target, file.path
 
     async def _read_fstabs(self, containers: Sequence[Container]) -> None:
-        """Once for each start of a container: a child for each round would cost more than it tells."""
+        """Those of containers that are new or in doubt, and of all now and then: a child each time costs more."""
+        now = monotonic()
         self._fstabs = {c: text for c, text in self._fstabs.items() if any(_same(c, other) for other in containers)}
+        doubted = self._doubted if now - self._doubts_read >= DOUBTED_EVERY else set[str]()
         new = [c for c in containers if not any(_same(c, known) for known in self._fstabs)]
-        if not new:
+        if now - self._fstabs_read >= FSTABS_EVERY:
+            wanted, self._fstabs_read = list(containers), now
+        else:
+            wanted = [c for c in containers if c in new or c.namespace in doubted]
+        if doubted:
+            self._doubts_read, self._doubted = now, set()
+        if not wanted:
             return
         proc = self._paths.proc
-        answers = await self._reader.read([_fstab_of(proc, c) for c in new])
-        for container in new:
+        answers = await self._reader.read([_fstab_of(proc, c) for c in wanted])
+        for container in wanted:
             answer = answers[_fstab_of(proc, container)]
-            if isinstance(answer, BlockingIOError):
-                continue  # other containers' files hang: at the next round
             # That it is still the same process proves that it was all along.
             same = procfs.start_time(proc, container.init_pid) == container.start_time
-            self._fstabs[container] = answer if isinstance(answer, bytes) and same else b""
+            if isinstance(answer, BlockingIOError) or (container not in new and not same):
+                continue  # other containers' files hang: at the next round; or it is over with this one
+            if isinstance(answer, bytes) and same:
+                self._note_fstab(container, answer)
+            elif container in new or isinstance(answer, FileNotFoundError):
+                self._note_fstab(container, b"")
+
+    def _note_fstab(self, container: Container, text: bytes) -> None:
+        self._fstabs = {c: old for c, old in self._fstabs.items() if not _same(c, container)} | {container: text}
 
     def _inside_fstab(self, container: Container) -> list[Expected]:
         text = next((text for c, text in self._fstabs.items() if _same(c, container)), b"")

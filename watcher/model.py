@@ -229,6 +229,7 @@ class ExpectedRead(NamedTuple):
 
     expected: tuple[Expected, ...]
     complete: bool = True  # none of the files has yet to be read for the first time
+    inside: frozenset[str] = frozenset()  # the namespaces of the containers whose own files have been read
 
 
 class DisksRead(NamedTuple):

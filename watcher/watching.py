@@ -175,6 +175,8 @@ class Watching:
             why = event.reason if isinstance(event, NamespaceGone) else "no longer mounted"
             after = self.picture.tracker.places(event.namespace)
             self._figures.watched(event.namespace, after)
+            if event.namespace != HOST and isinstance(event, TableRead) and before.keys() - after.keys():
+                self._expectations.doubt(event.namespace)
             self.narrator.places(before, after, now, gone=why)
             return
         if isinstance(event, TableUnreadable):

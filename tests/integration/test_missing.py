@@ -23,7 +23,7 @@ from watcher.config import parse
 from watcher.core.expected import unit_name
 from watcher.expectations import Expectations
 from watcher.model import HOST as ON_HOST
-from watcher.model import Container, ExpectedRead
+from watcher.model import Container
 from watcher.reading import TRIES, BatchReader, File
 from watcher.settings import Settings
 
@@ -285,7 +285,8 @@ async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path
         assert await read() == ({}, True)
         (pve / "lxc").rmdir()
         pve.rmdir()  # not one of Proxmox's hosts
-        assert await Expectations(settings, children, node="pve3").read([], inside) == ExpectedRead(())
+        found = await Expectations(settings, children, node="pve3").read([], inside)
+        assert (found.expected, found.complete) == ((), True)
     finally:
         children.close()
 
@@ -360,6 +361,38 @@ async def test_a_containers_own_fstab_is_read_without_leaving_it(tmp_path: Path)
         (root / "etc/fstab").write_bytes(b"#" * (1 << 20))
         assert isinstance((await reader.read([inside]))[inside], OSError)
         await until(lambda: children.survivors == 0, "end of the children")
+    finally:
+        children.close()
+
+
+async def test_a_containers_fstab_is_read_again_where_something_is_not_mounted_any_more(
+    lxc: Containers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ct = lxc.start(name="arr", rootfs="directory")
+    fstab = lxc.lxc_path / ct.ctid / "rootfs/etc/fstab"
+    fstab.parent.mkdir(exist_ok=True)
+    fstab.write_text("nas02:/a /mnt/a nfs\n")
+    container = Container(ct.ctid, ct.init.pid, ct.init.start_time, "arr")
+    settings = parse(f"[paths]\n{paths_of(tmp_path)}", "test", strict=True, defaults=Settings()).settings
+    children = Children()
+    try:
+        expectations = Expectations(settings, children, node="pve3")
+
+        async def inside() -> list[str]:
+            found = await expectations.read([], [container])
+            assert found.inside == {ct.namespace}
+            return [e.place.mount_point for e in found.expected]
+
+        assert await inside() == ["/mnt/a"]
+        fstab.write_text("nas02:/b /mnt/b nfs\n")
+        assert await inside() == ["/mnt/a"]
+        expectations.doubt(ct.namespace)
+        assert await inside() == ["/mnt/b"]
+        fstab.unlink()
+        expectations.doubt(ct.namespace)
+        assert await inside() == ["/mnt/b"]  # not as often as a container likes
+        monkeypatch.setattr("watcher.expectations.FSTABS_EVERY", 0.0)
+        assert await inside() == []
     finally:
         children.close()
 

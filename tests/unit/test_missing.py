@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tests.unit.mounts import mount, table, watching
 from watcher.core.expected import binds
 from watcher.core.filters import Filter
@@ -32,8 +34,8 @@ class Site:
         self.missing = Missing(chosen or watching(), after=after, grace_until=grace)
         self.now = 100.0
 
-    def expect(self, *expected: Expected, complete: bool = True) -> list[Transition]:
-        return self.missing.handle(ExpectedRead(expected, complete), self.now)
+    def expect(self, *expected: Expected, complete: bool = True, inside: Sequence[str] = ()) -> list[Transition]:
+        return self.missing.handle(ExpectedRead(expected, complete, frozenset(inside)), self.now)
 
     def table(self, *mounts: Mount) -> list[Transition]:
         return self.missing.handle(table(*mounts), self.now)
@@ -104,6 +106,22 @@ def test_what_is_written_into_fstab_while_we_run_is_shown_and_told_only_once_it_
     assert site.shown() == ["/mnt/nas"]
     assert site.table(mount()) == site.table() == []
     assert changes(site.later(31)) == [GONE]
+
+
+def test_what_is_written_into_a_containers_fstab_while_it_runs_is_shown_and_told_only_once_it_has_stood() -> None:
+    wanted = Expected(Place(ARR.namespace, "/data"), "nas01:/data", "nfs4", "its /etc/fstab", by_hand=True)
+    site = Site()
+    site.table(), site.expect(), site.inside()
+    assert site.expect(inside=[ARR.namespace]) == site.expect(wanted, inside=[ARR.namespace]) == site.later(600) == []
+    assert site.shown() == ["ct:105:/data"]
+    assert site.inside(mount("/data")) == site.inside() == []
+    assert [t.change for t in site.later(31)] == [Change.BEGAN]
+    # Of one whose fstab comes only now it is no news; nor of one that is started again.
+    for told in (site, Site()):
+        told.table(), told.missing.handle(NamespaceGone(ARR.namespace, "container stopped"), told.now)
+        told.expect(), told.inside()
+        told.expect(wanted, inside=[ARR.namespace])
+        assert [t.change for t in told.later(31)] == [Change.BEGAN]
 
 
 def test_a_storage_is_mounted_by_pve_so_that_a_new_one_counts_at_once() -> None:

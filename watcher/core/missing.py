@@ -60,7 +60,8 @@ class Missing:
         self._filter, self._after, self._grace_until = chosen, after, grace_until
         self._expected: dict[str, dict[Place, Expected]] | None = None  # by namespace; None: not read yet
         self._complete = False
-        self._fresh: set[Place] = set()  # written down while we run, and not mounted since
+        self._heard: frozenset[str] = frozenset()  # whose files were read, as of the last reading
+        self._fresh: set[Place] = set()  # written down since, and not mounted since
         self._tables: dict[str, Sequence[Mount]] = {}
         self._containers: dict[str, Container | None] = {}
         self._stood: set[Place] = set()
@@ -88,7 +89,7 @@ class Missing:
             case NamespaceGone():
                 return self._gone(event.namespace, event.reason, now)
             case ExpectedRead():
-                return self._read(event.expected, event.complete, now)
+                return self._read(event, now)
             case Tick():
                 return self._elapsed(now)
         return []
@@ -122,18 +123,21 @@ class Missing:
 
     # ---- what has changed
 
-    def _read(self, expected: Iterable[Expected], complete: bool, now: float) -> list[Transition]:
+    def _read(self, read: ExpectedRead, now: float) -> list[Transition]:
         before, self._expected = self._expected, {}
-        for each in expected:
+        for each in read.expected:
             # The first to name a place has it: what is written in our own configuration, then the system's files.
             inside = self._expected.setdefault(each.place.namespace, {})
             if each.place.namespace == HOST or len(inside) < MAX_INSIDE:
                 inside.setdefault(each.place, each)
-        self._complete = complete
+        self._complete = read.complete
         if before is not None:
             known = {place for inside in before.values() for place in inside}
             by_hand = {e.place for inside in self._expected.values() for e in inside.values() if e.by_hand}
-            self._fresh = by_hand & (self._fresh | {p for p in by_hand if p.namespace == HOST and p not in known})
+            self._fresh = by_hand & (
+                self._fresh | {p for p in by_hand if p.namespace in self._heard and p not in known}
+            )
+        self._heard = read.inside | {HOST}
         return [t for namespace in list(self._tables) for t in self._review(namespace, now)]
 
     def _review(self, namespace: str, now: float) -> list[Transition]:
@@ -215,6 +219,8 @@ class Missing:
         out = [t for p in list(self._lacks) if p.namespace == namespace for t in self._end(p, now, reason)]
         self._containers.pop(namespace, None)
         self._stood = {place for place in self._stood if place.namespace != namespace}
+        self._fresh = {place for place in self._fresh if place.namespace != namespace}
+        self._heard -= {namespace}
         return out
 
     def _subject(self, expected: Expected) -> Subject:
