@@ -202,6 +202,35 @@ def test_what_stands_below_and_beside() -> None:
     assert question_of(seen["/mnt/pve/nas01"], seen.values(), MOUNTS).origin is Origin.PVE
 
 
+def test_what_goes_with_it_when_it_is_taken_away() -> None:
+    """umount(8) with -l detaches all that is mounted in it; what is the NFS server's comes back by itself."""
+    nas = b"40 20 0:46 / /mnt/nas rw - nfs4 nas03:/x rw,hard,addr=10.0.0.7\n"
+    within = (
+        b"41 40 0:47 / /mnt/nas/deep rw - nfs4 nas03:/x/deep rw\n"
+        b"42 40 0:48 / /mnt/nas/own rw - nfs4 nas04:/y rw\n"
+        b"43 41 8:2 / /mnt/nas/deep/disk rw - ext4 /dev/sdb rw\n"
+        b"44 42 0:49 / /mnt/nas/own rw - tmpfs none rw\n"
+        b"45 20 0:50 / /mnt/nasx rw - tmpfs none rw\n"
+    )
+    hidden = b"39 20 0:51 / /mnt/nas/hidden rw - tmpfs none rw\n"  # below it: it stays
+    mounts = parse(TABLE + hidden + nas + within)
+    about = MountState(Place("host", "/mnt/nas"), mounts[-6], Reach.STALE, "stale", cause=Cause.STALE_HANDLE)
+    question = question_of(about, [about], mounts)
+    assert question.within == ("/mnt/nas/own (tmpfs)", "/mnt/nas/deep/disk (ext4)")
+    member = failing(Subject(question.superblock, (about.place,), "rw,vers=4.2"), Cause.STALE_HANDLE)
+    assert "Mounted in it: /mnt/nas/own (tmpfs), /mnt/nas/deep/disk (ext4)" in causes.cause_lines(
+        member, Evidence(question)
+    )
+    goes = "what is mounted in it goes, too – mount that again"
+    do = advice.advice(member, "nas03", Evidence(question, origin=Origin.FSTAB))[-1]
+    assert do == f"Do: umount -l /mnt/nas && mount /mnt/nas # {goes}"
+    silent = advice.advice(replace(member, cause=Cause.TIMEOUT), "nas03", Evidence(question))[-1]
+    assert silent.startswith(f"To give it up: umount -fl /mnt/nas # {goes} – unwritten data is lost")
+    # What is not there takes nothing along.
+    assert question_of_absent(question.superblock, about.place, "", mounts).within == ()
+    assert question_of(about._replace(place=Place("ct:1", "/mnt/nas")), [], ()).within == ()
+
+
 def test_what_is_not_known_of_the_neighbours_is_not_said() -> None:
     seen = states(auto="slow", two="stale", nas01="denied")
     question = question_of(seen["/mnt/two"], seen.values(), MOUNTS)

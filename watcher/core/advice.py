@@ -153,11 +153,11 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
     if storage := pve_storage(place):
         # Else pvestatd mounts it again within ten seconds, and waits.
         disable = f"pvesm set {shlex.quote(storage)} --disable"
-        said = remarks(first, "on all nodes", lost, f"later: {disable} 0", after)
+        said = remarks(first, _takes_along(found), "on all nodes", lost, f"later: {disable} 0", after)
         return [f"To give it up: {disable} 1; umount {how} {quoted}{said}"]
     mounts = again(member.subject, place, found)
     later = f"later: {mounts.command}{f' ({mounts.remark})' if mounts.remark else ''}"
-    said = remarks(first, lost, later if mounts.command else mounts.remark, after)
+    said = remarks(first, _takes_along(found), lost, later if mounts.command else mounts.remark, after)
     return [f"To give it up: {inside_of(place)}umount {how} {quoted}{said}"]
 
 
@@ -166,7 +166,13 @@ def _renewed(member: Member, place: Place, found: Evidence | None, *, is_away: b
     mounts = again(member.subject, place, found, is_away=is_away)
     if found is not None and found.question.stacked > 1 and not is_away:
         mounts = Again(remark=f"{found.question.stacked} mounts stand there, this takes the upper one away")
-    return mounts._replace(remark=" – ".join(filter(None, (mounts.remark, _restart(member, place, found)))))
+    said = ("" if is_away else _takes_along(found), mounts.remark, _restart(member, place, found))
+    return mounts._replace(remark=" – ".join(filter(None, said)))
+
+
+def _takes_along(found: Evidence | None) -> str:
+    """That other mounts go with it: who writes there then writes to the wrong place, and nobody notices."""
+    return "what is mounted in it goes, too – mount that again" if found is not None and found.question.within else ""
 
 
 def _restart(member: Member, place: Place, found: Evidence | None) -> str:

@@ -10,6 +10,7 @@ from watcher.core.wording import cause_words, container_name, count, name
 from watcher.model import HOST, Cause, Kind
 
 MAX_DAEMONS = 2  # processes that are named; a server and the one that it was forked from
+MAX_WITHIN = 3  # mounts in it that are named
 _FROM_HOST = {
     Port.NOT_ASKED: "",
     Port.REACHABLE: "; the host is answered",
@@ -51,6 +52,9 @@ def cause_lines(member: Member, found: Evidence | None) -> list[str]:
     if found.question.stacked > 1:
         text = f"{found.question.stacked} mounts stand on this directory, one on the other"
         lines.append(f"{text}; below it {name(found.question.below)}" if found.question.below else text)
+    if within := found.question.within:
+        more = f" and {len(within) - MAX_WITHIN} more" if len(within) > MAX_WITHIN else ""
+        lines.append(f"Mounted in it: {', '.join(name(each) for each in within[:MAX_WITHIN])}{more}")
     ok, failing = found.question.others_ok, found.question.others_failing
     if ok:
         text = f"Of the same server, {count(ok, 'other mount')} {'is' if ok == 1 else 'are'} ok"

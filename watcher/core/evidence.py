@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from watcher.core import fstab
 from watcher.core.filters import server_of
-from watcher.core.mountinfo import Tree, option, unescape
+from watcher.core.mountinfo import Tree, is_below, option, unescape
 from watcher.core.mountstats import NFS
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius
@@ -75,6 +75,7 @@ class Question(NamedTuple):
     stack: tuple[str, ...] = ()
     stacked: int = 1  # mounts on this mount point
     below: str = ""  # the one that stands directly below: "nas01:/export (nfs4)"
+    within: tuple[str, ...] = ()  # those in it, which go when it is taken away and do not come back with it
     others_ok: int = 0  # other file systems of the same server that answer
     others_failing: int = 0
     origin: Origin = Origin.UNKNOWN
@@ -157,7 +158,8 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
     if place.namespace != HOST and (own := _on_host(mount, mounts)) is not None:
         # Bound into it: the client, its network and what mounts it again are the host's.
         mount, place, container = own, Place(HOST, own.mount_point), None
-    lower = _below(mount, mounts) if place.namespace == HOST else None
+    is_hosts = place.namespace == HOST
+    lower = _below(mount, mounts) if is_hosts else None
     return Question(
         superblock_of(target.mount),
         place,
@@ -168,6 +170,7 @@ def question_of(target: MountState, states: Iterable[MountState], mounts: Sequen
         stack=target.stack,
         stacked=target.stacked - (lower is not None and lower.fstype == "autofs"),
         below=f"{lower.source} ({lower.fstype})" if lower is not None and lower.fstype != "autofs" else "",
+        within=_within(mount, mounts) if is_hosts else (),
         others_ok=sum(others.values()),
         others_failing=len(others) - sum(others.values()),
         origin=_origin(place, lower),
@@ -206,6 +209,22 @@ def _below(mount: Mount, mounts: Sequence[Mount]) -> Mount | None:
     """The mount that this one hides."""
     parent = next(Tree(mounts).ancestors(mount), None)
     return parent if parent is not None and parent.mount_point == mount.mount_point else None
+
+
+def _within(mount: Mount, mounts: Sequence[Mount]) -> tuple[str, ...]:
+    """What is mounted in it, "/mnt/nas/sub (ext4)", a directory each: umount(8) with -l takes that along.
+
+    Not where NFS has gone from one file system of the server's to the next: that comes by itself (nfs_d_automount).
+    """
+    candidates = [m for m in mounts if is_below(m.mount_point, mount.mount_point)]
+    tree, found = Tree(mounts) if candidates else None, dict[str, str]()
+    for m in candidates:
+        by_itself = f"{mount.source.rstrip('/')}{m.mount_point.removeprefix(mount.mount_point)}"
+        if m.fstype in NFS and mount.fstype in NFS and m.source == by_itself:
+            continue
+        if tree is not None and any(a.mount_id == mount.mount_id for a in tree.ancestors(m)):
+            found[m.mount_point] = f"{m.mount_point} ({m.fstype})"
+    return tuple(found.values())
 
 
 def _origin(place: Place, lower: Mount | None) -> Origin:
