@@ -81,7 +81,7 @@ async def look(
         child = await children.spawn(script(USERS), environment(os.environ))
     except OSError as e:
         return [Radius(unknown=(f"what hangs on it cannot be looked for: {e.strerror}",)) for _ in wanted]
-    said = _Said([], [], [], [], served or Served())
+    said = _Said([], [], [], [], served or Served(), {})
     try:
         child.write(framed(_fields(wanted, questions, paths, limit * FOR_PROCESSES, allowance)))
         child.close_stdin()
@@ -121,6 +121,7 @@ class _Said:
     guests: list[Guest]
     running: list[str]  # UPIDs of backups
     served: Served
+    links: dict[str, str]  # of paths that are configured, where they lead
     has_ended: bool = False
     all_seen: bool = True
 
@@ -142,6 +143,8 @@ async def _read(child: Child, said: _Said, patience: asyncio.Timeout) -> None:
                 return
             elif "file" in words:
                 _take(str(words["file"]), b64decode(words["text"]), said.storages, said.guests)
+            elif "link" in words:
+                said.links[str(words["link"])] = str(words["to"])
             elif "running" in words:
                 said.running.extend(map(str, words["running"]))
                 soon = asyncio.get_running_loop().time() + FOR_CONFIGURATIONS
@@ -151,7 +154,7 @@ async def _read(child: Child, said: _Said, patience: asyncio.Timeout) -> None:
 
 
 def _radius(one: Wanted, found: Mapping[str, Any], said: _Said, spaces: Mapping[str, str]) -> Radius:
-    storages, using = core.on_mount(one.points, said.storages, said.guests, one.others)
+    storages, using = core.on_mount(one.points, said.storages, said.guests, one.others, said.links)
     jobs = core.jobs_on(found.get("jobs", ()), said.running, using, said.guests)
     return Radius(
         storages=tuple(storages),

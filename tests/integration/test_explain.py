@@ -228,8 +228,10 @@ def test_what_hangs_on_it(
     nas = fuse.mount(mount_dir("nas"), source=source_of_ours("media"), fstype="fuse.sshfs")
     ct = lxc.start(name="plex", binds={nas.mount_point: "/media"})
     pve, export = tmp_path / "pve", nas.source.partition(":")[2]
+    (tmp_path / "films").symlink_to(nas.mount_point)
+    linked = f"dir: films\n\tpath {tmp_path}/films/a\n"
     for name, text in (
-        ("storage.cfg", f"nfs: nas01\n\tpath {nas.mount_point}\n\tserver nas01\n\texport {export}\n"),
+        ("storage.cfg", f"nfs: nas01\n\tpath {nas.mount_point}\n\tserver nas01\n\texport {export}\n\n{linked}"),
         ("lxc/105.conf", f"hostname: arr\nmp0: {nas.mount_point}/films,mp=/films\n"),
         ("qemu-server/200.conf", "name: win\nscsi0: nas01:200/vm-200-disk-0.qcow2,size=32G\n"),
     ):
@@ -252,7 +254,7 @@ def test_what_hangs_on_it(
         assert outcome.code == 2, outcome
         told = outcome.document
         found = told["radius"]
-        assert found["storages"] == ["nas01"]
+        assert found["storages"] == ["nas01", "films"]  # the latter by a symlink
         assert [(g["type"], g["id"], g["name"], g["how"], g["key"]) for g in found["guests"]] == [
             ("ct", "105", "arr", "bind", "mp0"),
             ("vm", "200", "win", "disk", None),
@@ -265,7 +267,7 @@ def test_what_hangs_on_it(
         assert processes_found[waiting.pid]["blocked"]
         assert not [p for p in found["processes"] if p["name"].startswith("python")]
         shown = command.run("explain", f"{ct.namespace}:/media").stdout
-        assert "  Hangs on it: PVE storage nas01; CT 105 arr (mp0), VM 200 win (disk); " in shown
+        assert "  Hangs on it: PVE storage nas01, films; CT 105 arr (mp0), VM 200 win (disk); " in shown
         assert notes_of_ours(told["notes"]) == []
 
 

@@ -215,3 +215,40 @@ def test_the_one_that_may_serve_it_where_the_kernel_does_not_tell(proc: Proc) ->
     question = Question(Superblock("0:53", "/", "fuse.sshfs", "x"), Place("ct:101", "/mnt/own"), init_pid=10)
     [daemon] = served.by(question) or ()
     assert (daemon.pid, daemon.comm, daemon.likely) == (10, "x", True)
+
+
+def test_where_configured_paths_lead_without_a_touch_of_what_may_hang(proc: Proc, tmp_path: Path) -> None:
+    """Links on local disks only: what lies on a mount, or beyond a trigger, stays a name."""
+    top = tmp_path / "top"
+    for path in ("disk/deep", "auto", "nas/x", "lxc/105"):
+        (top / path).mkdir(parents=True)
+    for path, to in (
+        ("link", "disk/../nas"),
+        ("deep", top / "link/films"),
+        ("round", "round"),
+        ("auto/film", "/nowhere"),
+        ("nas/x/film", "/nowhere"),
+        ("a b", "nas"),
+        ("disk/up", "../disk/deep"),
+    ):
+        (top / path).symlink_to(to)
+    points = (("/", "ext4", "8:1"), (top / "auto", "autofs", "0:40"), (top / "nas", "btrfs", "0:53"))
+    (proc.path / "self/mountinfo").write_text(
+        "".join(f"3{n} 1 {device} / {point} rw - {fstype} x rw\n" for n, (point, fstype, device) in enumerate(points))
+    )
+    entry = str(top / "a b").replace(" ", "\\040")
+    (top / "lxc/105/config").write_text(
+        f"mp0: {top}/deep/,mp=/x\nmp1: {top}/auto/film,mp=/x\nmp2: {top}/a b/x/film,mp=/x\n"
+        f"lxc.mount.entry = {entry} mnt none bind,create=dir\nlxc.mount.entry = /bad\\9 x none bind\n"
+        f"mp3: {top}/round/x\nmp4: volume={top}/disk/up/../x\nmp5: nas01:101/vm.raw,mp={top}/link\nmp6: /,mp=/x"
+    )
+    (top / "storage.cfg").write_text(f"dir: films\n\tpath {top}/link/a/\n")
+    asked = ("proc", proc.path, "seconds", 30, *WANTED, "file", top / "storage.cfg", "directory", top / "lxc")
+    links = {each["link"]: each["to"] for each in said_by(radius.USERS, *asked) if "link" in each}
+    assert links == {
+        f"{top}/link/a": f"{top}/nas/a",
+        f"{top}/deep": f"{top}/nas/films",
+        f"{top}/a b/x/film": f"{top}/nas/x/film",
+        f"{top}/a b": f"{top}/nas",
+        f"{top}/disk/up/../x": f"{top}/disk/x",
+    }

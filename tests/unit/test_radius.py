@@ -158,6 +158,11 @@ def test_what_lies_on_a_mount() -> None:
     assert "nas01" not in ids
     assert "nas02" in ids
     assert "100" not in [u.guest.id for u in using]
+    # By a symlink, of which the text alone knows nothing.
+    ids, using = on_mount(
+        ["/data"], storages(STORAGE_CFG), guests, [], {"/mnt/pve/nas01/films": "/data/f", "/mnt/nas": "/data"}
+    )
+    assert (ids, [u.guest.id for u in using]) == (["films"], ["9"])
 
 
 def test_the_line() -> None:

@@ -7,8 +7,8 @@ Parsers of /etc/pve/storage.cfg, of guests' configurations (qm.conf(5), pct.conf
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from watcher.core import pve
 from watcher.core.lxc import bind_of, key_and_value, name_from_config, name_from_pve_config
@@ -21,6 +21,8 @@ MAX_LISTED = 64  # of each sort in the document
 NOTHING = "nothing found"  # where all was looked at
 _CUT = "the search was cut short"
 _LINES = 20_000  # of one file
+
+NO_LINKS: Final[Mapping[str, str]] = {}
 
 _DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}")
 _VOLUME = re.compile(r"([A-Za-z][A-Za-z0-9._-]*):(.+)")  # PVE::Storage::parse_volume_id
@@ -126,17 +128,22 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
 
 
 def on_mount(
-    mount_points: Sequence[str], there: Sequence[Storage], guests: Iterable[Guest], others: Sequence[str] = ()
+    mount_points: Sequence[str],
+    there: Sequence[Storage],
+    guests: Iterable[Guest],
+    others: Sequence[str] = (),
+    links: Mapping[str, str] = NO_LINKS,
 ) -> tuple[list[str], list[Using]]:
     """(storages, guests) of the host's configuration that lie on these of its mount points.
 
-    `others`: where other mounts stand below them.
+    `others`: where other mounts stand below them; `links`: where paths lead that have symlinks in them.
     """
 
     def on(path: str, points: Sequence[str]) -> int:
         return max((len(point) for point in points if path == point or is_below(path, point)), default=0)
 
     def lies(path: str) -> bool:
+        path = links.get(path.rstrip("/"), path)
         return on(path, mount_points) > on(path, others)
 
     ids = [storage.id for storage in there if lies(storage.path)]

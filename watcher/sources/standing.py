@@ -59,7 +59,7 @@ def link(path: str, directory: int | None = None) -> str:
         return ""
 
 
-def _unescape(field: bytes) -> bytes:
+def unescape(field: bytes) -> bytes:
     if b"\\" not in field:
         return field
     head, *rest = field.split(b"\\")
@@ -164,7 +164,7 @@ class Tables:
                 continue
             if old and b" %b " % fields[2] in self._ours:
                 continue  # it is another of that source, which we have, too
-            if not points.add(os.fsdecode(_unescape(fields[4])), one):
+            if not points.add(os.fsdecode(unescape(fields[4])), one):
                 one.cut = True
                 break
             stands = True
@@ -195,7 +195,7 @@ def _mounted_in(start: str, table: bytes) -> tuple[str, ...]:
     below = islice(lines_with(table, b" %b" % inside), MAX_POINTS)
     there = {fields[0] for fields in islice(lines_with(table, b" %b " % at), MAX_POINTS) if fields[4] == at}
     found = (fields[4] for fields in below if fields[1] in there and fields[4].startswith(inside) and fields[4] != at)
-    return tuple(dict.fromkeys(f"{os.fsdecode(_unescape(point))}/" for point in found))
+    return tuple(dict.fromkeys(f"{os.fsdecode(unescape(point))}/" for point in found))
 
 
 def lines_with(table: bytes, words: bytes) -> Iterator[list[bytes]]:

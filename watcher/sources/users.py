@@ -15,7 +15,7 @@ the project.
 Standard output, lines of JSON: what `serving` says, in arrays; for each that is wanted, in this order, {"processes":
 [{"pid", "comm", "mnt", "cgroup": "" but of the first, "blocked", "uses"}], "users", "blocked", "maybe", "cut", "lost",
 "docker": [[container, LXC container or "", whether it holds an older mount], …], "jobs": [UPID, …]}, then {"running":
-[UPID, …]}, all backups that run, then {"file", "text"} (base64) for each file, then {"end": true, "seen": whether all
+[UPID, …]}, all backups that run, then what `configured` says, then {"end": true, "seen": whether all
 of it was ours to see}.
 """
 
@@ -362,6 +362,7 @@ def main() -> None:
     for said in search.run():
         say(said)
     say({"running": list(search.jobs.values())})
-    configured.tell(asked.files, asked.directories, search.note)
+    devices = [device for device, *_ in asked.wanted]
+    configured.tell(asked.files, asked.directories, search.note, asked.proc, devices)
     say({"end": True, "seen": search.all_seen})
     os._exit(0)  # no waiting for threads
