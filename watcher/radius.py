@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any, NamedTuple
 
 from watcher import procfs
@@ -195,7 +196,7 @@ def _unlooked(found: Mapping[str, Any]) -> list[str]:
 def _take(path: str, text: bytes, there: list[Storage], guests: list[Guest]) -> None:
     directory, _, leaf = path.rpartition("/")
     if leaf == "storage.cfg":
-        there += core.storages(text)
+        there += core.storages(text, gethostname().partition(".")[0])
         return
     ident = leaf.removesuffix(".conf") if leaf != "config" else directory.rpartition("/")[2]
     is_vm = directory.endswith("/qemu-server")

@@ -954,6 +954,7 @@ BOTH = "pct reboot 105, VM 200"
             Radius(guests=(Using(CT, "bind", "mp0"), Using(VM, "disk"))),
             f"then restart what still has the old one: {BOTH}",
         ),
+        (Radius(guests=(Using(VM._replace(is_template=True), "disk"),)), ""),
         (Radius(guests=(Using(VM, "ISO"),)), ""),  # else its process is one of the users
         (Radius(processes=(SLEEP._replace(uses=False),), maybe=1), ""),  # an error frees it
         (

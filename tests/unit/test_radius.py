@@ -84,12 +84,14 @@ lxc.mount.entry = /mnt/nas downloads none rbind,optional 0 0
 
 
 def test_storages() -> None:
-    assert storages(STORAGE_CFG) == [
+    assert storages(STORAGE_CFG, "pve1") == [
         Storage("local", "/var/lib/vz"),
         Storage("nas01", "/mnt/pve/nas01"),
         Storage("nas02", "/mnt/pve/nas02"),
         Storage("films", "/mnt/pve/nas01/films"),
     ]
+    # The guests of another node's storage are there.
+    assert "nas01" not in [storage.id for storage in storages(STORAGE_CFG, "pve3")]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,13 @@ def test_storages() -> None:
         ),
         (LXC, False, Guest("7", False, "arr", (), (("/mnt/nas", ""),))),
         (b"", False, Guest("7", False, "", (), ())),
+        (b"cdrom: nas01:iso/a.iso,media=cdrom", True, Guest("7", True, "", (("nas01", "ISO"),), ())),
+        (b"template: 1\n[snap]\ntemplate: 0", True, Guest("7", True, "", (), (), is_template=True)),
+        (
+            b"lxc.rootfs.path = overlay:/mnt/nas/base:/var/arr",
+            False,
+            Guest("7", False, "", (), (("/mnt/nas/base", "rootfs"), ("/var/arr", "rootfs"))),
+        ),
     ],
 )
 def test_guests(text: bytes, is_vm: bool, expected: Guest) -> None:
@@ -146,21 +155,21 @@ def test_which_guest_a_backup_is_at(upid: str, words: str) -> None:
 
 def test_what_lies_on_a_mount() -> None:
     guests = [guest("100", True, VM), guest("101", False, CT), guest("9", False, LXC)]
-    ids, using = on_mount(["/mnt/pve/nas01"], storages(STORAGE_CFG), guests)
+    ids, using = on_mount(["/mnt/pve/nas01"], storages(STORAGE_CFG, "pve1"), guests)
     assert ids == ["nas01", "films"]
     assert [(u.guest.id, u.how, u.key) for u in using] == [("101", "bind", "mp0"), ("100", "disk", "")]
-    ids, using = on_mount(["/mnt/pve/nas02"], storages(STORAGE_CFG), guests)
+    ids, using = on_mount(["/mnt/pve/nas02"], storages(STORAGE_CFG, "pve1"), guests)
     assert (ids, [(u.guest.id, u.how) for u in using]) == (["nas02"], [("101", "disk")])
-    assert on_mount(["/mnt/pve/nas"], storages(STORAGE_CFG), guests) == ([], [])
+    assert on_mount(["/mnt/pve/nas"], storages(STORAGE_CFG, "pve1"), guests) == ([], [])
     assert [u.guest.id for u in on_mount(["/mnt/nas"], [], guests)[1]] == ["9"]
     # Another mount stands in it, on which they lie.
-    ids, using = on_mount(["/mnt/pve"], storages(STORAGE_CFG), guests, ["/mnt/pve/nas01", "/mnt/pve/nas01x"])
+    ids, using = on_mount(["/mnt/pve"], storages(STORAGE_CFG, "pve1"), guests, ["/mnt/pve/nas01", "/mnt/pve/nas01x"])
     assert "nas01" not in ids
     assert "nas02" in ids
     assert "100" not in [u.guest.id for u in using]
     # By a symlink, of which the text alone knows nothing.
     ids, using = on_mount(
-        ["/data"], storages(STORAGE_CFG), guests, [], {"/mnt/pve/nas01/films": "/data/f", "/mnt/nas": "/data"}
+        ["/data"], storages(STORAGE_CFG, "pve1"), guests, [], {"/mnt/pve/nas01/films": "/data/f", "/mnt/nas": "/data"}
     )
     assert (ids, [u.guest.id for u in using]) == (["films"], ["9"])
 
@@ -209,6 +218,9 @@ def test_the_line() -> None:
     assert see not in lines(Radius(), "it", 300, see)[0]
     smbd = Process(812, "smbd", "host", blocked=True, unit="smbd.service")
     assert line(Radius(processes=(smbd,), users=1, blocked=1)) == "1 process waiting in it: smbd (812, smbd.service)"
+    # Its root may be on it, too, which is the worse of them.
+    both_ways = (Using(ct, "disk", "mp0"), Using(vm._replace(is_template=True), "disk"))
+    assert line(Radius(guests=both_ways)) == "CT 101 plex (disk, mp0), VM 100 win (disk of a template)"
     others = Radius(
         guests=(Using(ct, "bind", "mp0"),),
         docker=(Docker("0123456789ab", "host"), Docker("ab0123456789", "ct:105")),
@@ -220,7 +232,14 @@ def test_the_line() -> None:
     )
 
 
-@pytest.mark.parametrize("parse", [storages, lambda data: guest("1", True, data), lambda data: guest("1", False, data)])
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda data: storages(data, "pve1"),
+        lambda data: guest("1", True, data),
+        lambda data: guest("1", False, data),
+    ],
+)
 @given(
     data=st.binary(max_size=300)
     | st.lists(st.sampled_from([*STORAGE_CFG.split(b"\n"), *CT.split(b"\n")])).map(b"\n".join)

@@ -181,7 +181,8 @@ def _restart(member: Member, place: Place, found: Evidence | None) -> str:
     bound = sorted((p for p in member.subject.places if p.namespace != place.namespace), key=place_order)
     guests = [reboot(Place(p.namespace, "")) for p in bound]
     if radius is not None:
-        guests += [reboot(Place(f"ct:{using.guest.id}", "")) for using in radius.guests if not using.guest.is_vm]
+        containers = (using.guest for using in radius.guests if not using.guest.is_vm)
+        guests += [reboot(Place(f"ct:{guest.id}", "")) for guest in containers if not guest.is_template]
     # Whether a machine runs is not known, nor are its other disks.
     guests = [*dict.fromkeys(guests), *(f"VM {ident}" for ident in _machines(found))]
     if len(guests) > MAX_RESTARTS:
@@ -194,9 +195,10 @@ def _restart(member: Member, place: Place, found: Evidence | None) -> str:
 
 
 def _machines(found: Evidence | None) -> list[str]:
-    """Virtual machines with a disk on it."""
+    """Virtual machines with a disk on it, which may run."""
     guests = found.radius.guests if found is not None and found.radius is not None else ()
-    return [u.guest.id for u in guests if u.guest.is_vm and u.how == "disk" and u.guest.id.isdecimal()]
+    disks = (u.guest for u in guests if u.guest.is_vm and u.how == "disk" and not u.guest.is_template)
+    return [guest.id for guest in disks if guest.id.isdecimal()]
 
 
 def _first_look(member: Member, who: str) -> list[str]:

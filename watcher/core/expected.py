@@ -189,7 +189,7 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
     found = []
     for section in pve.storages(content):
         kind, storage, keys = section
-        if section.is_disabled or not _is_for(node, keys.get("nodes", "")):
+        if section.is_disabled or not section.is_for(node):
             continue
         marked = keys.get("is_mountpoint", "")
         if kind in pve.MOUNTED:
@@ -212,10 +212,6 @@ def from_storages(content: bytes, node: str) -> list[Expected]:
         readonly = _is_ro(keys.get("options", "")) if kind in pve.MOUNTED else None
         found.append(Expected(Place(HOST, path), _share(kind, keys), fstype, origin, mend, readonly=readonly))
     return found[:MAX_FROM_FILE]
-
-
-def _is_for(node: str, nodes: str) -> bool:
-    return not nodes or node in re.split(r"[,;\s]+", nodes)
 
 
 def _share(kind: str, keys: Mapping[str, str]) -> str:

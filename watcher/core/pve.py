@@ -30,6 +30,10 @@ class Section(NamedTuple):
     def is_disabled(self) -> bool:
         return is_true(self.keys.get("disable"))
 
+    def is_for(self, node: str) -> bool:
+        nodes = self.keys.get("nodes", "")
+        return not nodes or node in re.split(r"[,;\s]+", nodes)
+
     @property
     def path(self) -> str:
         """As it is given, or where PVE mounts it; empty if it has none."""

@@ -24,7 +24,7 @@ _LINES = 20_000  # of one file
 
 NO_LINKS: Final[Mapping[str, str]] = {}
 
-_DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}")
+_DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}|cdrom")
 _VOLUME = re.compile(r"([A-Za-z][A-Za-z0-9._-]*):(.+)")  # PVE::Storage::parse_volume_id
 
 
@@ -42,8 +42,9 @@ class Guest(NamedTuple):
     is_vm: bool
     name: str
     volumes: tuple[tuple[str, str], ...]  # (storage, "disk" or "ISO")
-    paths: tuple[tuple[str, str], ...]  # (of the host, bound into it or used as a disk; by which mpN, if by one)
+    paths: tuple[tuple[str, str], ...]  # (of the host, bound into it or its disk; by which mpN or rootfs, if by one)
     in_backup: bool = False  # PVE has locked it for that
+    is_template: bool = False  # it never runs
 
 
 class Process(NamedTuple):
@@ -62,7 +63,7 @@ class Using(NamedTuple):
 
     guest: Guest
     how: str  # "disk", "ISO", "bind"
-    key: str = ""  # of the binds: "mp0", "mp0, mp2"
+    key: str = ""  # of the binds: "mp0", "mp0, mp2"; "rootfs" of LXC's own
 
 
 class Docker(NamedTuple):
@@ -92,18 +93,19 @@ def _text(data: bytes) -> Iterable[str]:
     return data.decode("utf-8", "surrogateescape").split("\n")[:_LINES]
 
 
-def storages(data: bytes) -> list[Storage]:
-    """The storages of a storage.cfg that lie in directories and are not disabled."""
+def storages(data: bytes, node: str) -> list[Storage]:
+    """The storages of a storage.cfg that lie in directories and are not disabled, nor another node's."""
     return [
         Storage(section.id, section.path.rstrip("/") or "/")
         for section in pve.storages(data)
-        if section.path.startswith("/") and not section.is_disabled
+        if section.path.startswith("/") and not section.is_disabled and section.is_for(node)
     ]
 
 
 def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
     """A guest's configuration as it is now, not in a snapshot; LXC's own keys, too."""
     title, volumes, paths, locked = "", list[tuple[str, str]](), list[tuple[str, str]](), ""
+    is_template = False
     for line in _text(data):
         if line.startswith("["):
             break
@@ -112,6 +114,11 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
             title = value[:64]
         elif key == "lock":
             locked = value
+        elif key == "template":
+            is_template = pve.is_true(value)
+        elif key in ("lxc.rootfs.path", "lxc.rootfs"):
+            # "dir:/x", "overlay:/lower:/upper": lxc.container.conf(5).
+            paths += [(part, "rootfs") for part in value.split(":") if part.startswith("/")]
         elif key == "lxc.mount.entry":
             bind = bind_of(value)
             paths += [(bind[0], "")] if bind is not None and bind[0].startswith("/") else []
@@ -124,7 +131,7 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
                 volumes.append((volume[1], "ISO" if "media=cdrom" in options and ":iso/" in what else "disk"))
     if not is_vm:
         title = name_from_pve_config(data) or name_from_config(data)
-    return Guest(ident, is_vm, title, tuple(volumes), tuple(paths), locked == "backup")
+    return Guest(ident, is_vm, title, tuple(volumes), tuple(paths), locked == "backup", is_template)
 
 
 def on_mount(
@@ -242,9 +249,11 @@ def _some(words: Sequence[str], number: int | None = None) -> str:
 def _guest(using: Using) -> str:
     one = using.guest
     if not one.is_vm:
-        how = f" ({using.key or using.how})" if using.key or using.how != "bind" else ""
-        return container_name(f"ct:{one.id}", one.name) + how
-    return f"{' '.join(p for p in ('VM', name(one.id, 30), name(one.name, 30)) if p)} ({using.how})"
+        # By a bind, which has a name of its own, and by a volume.
+        ways = [way for way in (using.how if using.how != "bind" else "", using.key) if way]
+        return container_name(f"ct:{one.id}", one.name) + (f" ({', '.join(ways)})" if ways else "")
+    how = f"{using.how} of a template" if one.is_template else using.how
+    return f"{' '.join(p for p in ('VM', name(one.id, 30), name(one.name, 30)) if p)} ({how})"
 
 
 def _docker(one: Docker) -> str:
