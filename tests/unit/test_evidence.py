@@ -306,6 +306,28 @@ def test_who_mounts_it(fstab: str, has_unit: bool, origin: Origin) -> None:
     assert assemble(inside, Findings(has_unit=has_unit), fstab).origin is Origin.UNKNOWN
 
 
+def test_what_stands_in_the_directory_of_pves_storages_may_be_anothers() -> None:
+    """A line in fstab(5), or a unit, wants it there; and PVE mounts a storage elsewhere, too, if that has a path."""
+    question = Question(PVE.superblock, PVE.places[0], origin=Origin.PVE)
+    fstab = "nas01:/data /mnt/pve/nas01 nfs defaults"
+    assert assemble(question, Findings(), fstab).origin is Origin.FSTAB
+    assert assemble(question, Findings(has_unit=True)).origin is Origin.UNIT
+    assert assemble(question, Findings(), "nas02:/data /mnt/pve/nas01 nfs").origin is Origin.PVE
+    stale = failing(PVE, Cause.STALE_HANDLE)
+    found = evidence(PVE, origin=Origin.FSTAB, radius=Radius(storages=("nas01",)))
+    assert advice.advice(stale, "nas01", found)[-1] == "Do: umount -l /mnt/pve/nas01 && mount /mnt/pve/nas01"
+    assert "pvesm" not in advice.advice(failing(PVE), "nas01", found)[-1]
+    own = evidence(NAS, radius=Radius(storages=("films",), mounted_by="films"))
+    assert advice.advice(failing(NAS, Cause.STALE_HANDLE), "nas01", own)[-1] == (
+        "Do: umount -l /mnt/nas # PVE mounts it again"
+    )
+    assert advice.advice(failing(NAS), "nas01", own)[-1].startswith(
+        "To give it up: pvesm set films --disable 1; umount -fl /mnt/nas # "
+    )
+    [do] = advice.advice(gone(NAS), "nas01", own)
+    assert do == "Do: pvesm status --storage films # says why PVE does not mount it"
+
+
 @pytest.mark.parametrize(
     ("source", "options", "found"),
     [

@@ -86,8 +86,8 @@ lxc.mount.entry = /mnt/nas downloads none rbind,optional 0 0
 def test_storages() -> None:
     assert storages(STORAGE_CFG, "pve1") == [
         Storage("local", "/var/lib/vz"),
-        Storage("nas01", "/mnt/pve/nas01"),
-        Storage("nas02", "/mnt/pve/nas02"),
+        Storage("nas01", "/mnt/pve/nas01", is_mounted=True),
+        Storage("nas02", "/mnt/pve/nas02", is_mounted=True),
         Storage("films", "/mnt/pve/nas01/films"),
     ]
     # The guests of another node's storage are there.

@@ -19,9 +19,9 @@ from watcher.core.commands import (
     in_network_of,
     inside_of,
     plain,
-    pve_storage,
     reboot,
     remarks,
+    storage_of,
     unmounted,
 )
 from watcher.core.evidence import CIFS, Daemon, Evidence, Port, never_started
@@ -150,7 +150,7 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
     quoted, lost = shlex.quote(place.mount_point), "unwritten data is lost – who still waits: kill -9"
     how, after = "-l" if member.subject.fstype in CIFS else "-fl", _restart(member, place, found)
     first = "stop its VMs first" if _machines(found) else ""
-    if storage := pve_storage(place):
+    if storage := storage_of(place, found):
         # Else pvestatd mounts it again within ten seconds, and waits.
         disable = f"pvesm set {shlex.quote(storage)} --disable"
         said = remarks(first, _takes_along(found), "on all nodes", lost, f"later: {disable} 0", after)
@@ -216,7 +216,7 @@ def _first_look(member: Member, who: str) -> list[str]:
 def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[str]:
     if member.context or member.error.startswith(LOST):
         return []  # whoever wants it has said how it is mounted; a disk that is gone is not
-    if storage := pve_storage(place):
+    if storage := storage_of(place, found):
         return [f"Do: pvesm status --storage {shlex.quote(storage)} # says why PVE does not mount it"]
     command, remark = _renewed(member, place, found, is_away=True)
     if not command:

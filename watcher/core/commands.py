@@ -76,6 +76,15 @@ def pve_storage(place: Place) -> str:
     return ident if is_one and name(ident, 100) == ident else ""
 
 
+def storage_of(place: Place, found: Evidence | None) -> str:
+    """The storage of PVE's that it mounts there, as far as is known; "" where somebody else mounts it."""
+    if found is None or place.namespace != HOST:
+        return pve_storage(place)
+    if found.radius is not None and (ident := found.radius.mounted_by) and name(ident, 100) == ident:
+        return ident
+    return pve_storage(place) if found.origin in (Origin.UNKNOWN, Origin.PVE) else ""
+
+
 # ---- taking it away
 
 
@@ -114,7 +123,7 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
     """`is_away`: it is not mounted, and no file is known to want it."""
     quoted, unit = shlex.quote(place.mount_point), mount_unit(place.mount_point)
     origin = found.origin if found is not None else Origin.UNKNOWN
-    if pve_storage(place):
+    if storage_of(place, found):
         return Again(remark="PVE mounts it again")
     if origin is Origin.AUTOMOUNT:
         return Again(remark="the next access mounts it again")

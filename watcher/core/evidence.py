@@ -284,7 +284,8 @@ def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endp
 def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Evidence:
     """Put together what was found, by whomever. `fstab_text`: of the host."""
     origin = question.origin
-    if question.place.namespace == HOST and origin is Origin.UNKNOWN:
+    # Not all that stands in /mnt/pve is a storage that PVE mounts itself.
+    if question.place.namespace == HOST and origin in (Origin.UNKNOWN, Origin.PVE):
         wanted = fstab_sources(fstab_text).get(question.place.mount_point)
         stands = (question.stands or question.superblock).source
         # Something else may have been mounted there by hand. Of FUSE the program says what it is called.

@@ -33,6 +33,7 @@ class Storage(NamedTuple):
 
     id: str
     path: str
+    is_mounted: bool = False  # by PVE, there
 
 
 class Guest(NamedTuple):
@@ -87,6 +88,7 @@ class Radius(NamedTuple):
     jobs: tuple[str, ...] = ()  # backups that run and use it: "vzdump 101"
     unknown: tuple[str, ...] = ()  # what could not be looked at in time, in words
     unseen: str = ""  # why not everything is ours to see, in words
+    mounted_by: str = ""  # of the storages the one that PVE mounts there
 
 
 def _text(data: bytes) -> Iterable[str]:
@@ -96,7 +98,7 @@ def _text(data: bytes) -> Iterable[str]:
 def storages(data: bytes, node: str) -> list[Storage]:
     """The storages of a storage.cfg that lie in directories and are not disabled, nor another node's."""
     return [
-        Storage(section.id, section.path.rstrip("/") or "/")
+        Storage(section.id, section.path.rstrip("/") or "/", section.kind in pve.MOUNTED)
         for section in pve.storages(data)
         if section.path.startswith("/") and not section.is_disabled and section.is_for(node)
     ]

@@ -100,7 +100,7 @@ def _fields(questions: Sequence[Question], from_host: frozenset[Endpoint], proc:
         yield from ("stats", pid)
     for number in sorted({q.connection for q in questions if q.connection is not None and not q.gone}):
         yield from ("waiting", CONNECTIONS, number)
-    of_host = [q for q in questions if q.place.namespace == HOST and q.origin is Origin.UNKNOWN]
+    of_host = [q for q in questions if q.place.namespace == HOST and q.origin is not Origin.AUTOMOUNT]
     for unit in sorted({evidence.mount_unit(q.place.mount_point) for q in of_host}):
         yield from ("unit", unit)
 
