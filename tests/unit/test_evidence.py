@@ -401,8 +401,29 @@ INIT = ("fuse_get_req", "__fuse_simple_request", "fuse_statfs")
 def test_an_address_is_one_word() -> None:
     """A container writes it, and ipaddress takes whatever stands behind a "%"."""
     found = evidence(NAS, port=Port.NO_ANSWER)
-    [first, _] = advice.advice(failing(NAS), "nas01", found._replace(endpoint=Endpoint("fe80::1%x; reboot", 2049)))
-    assert first.startswith("Do: ping -c 3 'fe80::1%x; reboot'; ip route get 'fe80::1%x; reboot' # ")
+    for zone in ("x; reboot", "x\n", "", "é"):
+        [first, _] = advice.advice(failing(NAS), "nas01", found._replace(endpoint=Endpoint(f"fe80::1%{zone}", 2049)))
+        assert first == "Do: see whether nas01 is off, or the network to it, the mount resumes by itself"
+        assert endpoints_of("nfs4", "nas01:/x", f"rw,addr=fe80::1%{zone}") == ()
+    [scoped] = endpoints_of("nfs4", "nas01:/x", "rw,addr=fe80::1%eth0.5")
+    [first, _] = advice.advice(failing(NAS), "nas01", found._replace(endpoint=scoped))
+    assert first.startswith("Do: ping -c 3 fe80::1%eth0.5; ip neigh show fe80::1 # ")
+
+
+def test_of_several_monitors_the_host_speaks_of_the_same() -> None:
+    """A container reaches neither; the host has asked one, or both."""
+    one, two = Endpoint("10.0.0.1", 6789), Endpoint("10.0.0.2", 6789)
+    question = Question(Superblock("0:5", "/", "ceph", "x"), Place("ct:1", "/x"), (one, two), init_pid=7)
+    silent = ((one, Port.NO_ANSWER), (two, Port.NO_ANSWER))
+    for ports, from_host, said in (
+        (silent, ((two, Port.REACHABLE),), (two, Port.NO_ANSWER, Port.REACHABLE)),
+        (silent, ((one, Port.NO_ANSWER), (two, Port.REACHABLE)), (two, Port.NO_ANSWER, Port.REACHABLE)),
+        (((one, Port.REACHABLE), silent[1]), ((two, Port.REACHABLE),), (one, Port.REACHABLE, Port.NOT_ASKED)),
+        (((one, Port.REFUSED), silent[1]), ((two, Port.REACHABLE),), (one, Port.REFUSED, Port.NOT_ASKED)),
+        ((), (), (None, Port.NOT_ASKED, Port.NOT_ASKED)),
+    ):
+        found = assemble(question, Findings(ports=ports, from_host=from_host))
+        assert (found.endpoint, found.port, found.port_from_host) == said
 
 
 def evidence(about: Subject, **found: object) -> Evidence:

@@ -42,6 +42,7 @@ _SERVICES = {
     "ceph": "ceph-mon.target",
 }
 _RESUMES = "the mount resumes by itself"
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
 _LOGIN = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*(?=:)")  # of sshfs(1)'s source
 
 
@@ -117,9 +118,12 @@ def _silent(member: Member, place: Place, who: str, found: Evidence | None) -> l
     fstype, resumes = member.subject.fstype, _resumes(member)
     service = _SERVICES.get(fstype, "")
     port = found.port if found is not None else Port.NOT_ASKED
-    address = shlex.quote(found.endpoint.address) if found is not None and found.endpoint is not None else ""
+    address = found.endpoint.address if found is not None and found.endpoint is not None else ""
+    address = address if _ADDRESS.fullmatch(address) else ""
+    # ip(8) takes no zone: "fe80::1%eth0".
+    route = f"ip route get {address}" if "%" not in address else f"ip neigh show {address.partition('%')[0]}"
     if address and port is not Port.REACHABLE and found is not None and found.port_from_host is Port.REACHABLE:
-        look = in_network_of(place, f"ip addr; ip route get {address}")
+        look = in_network_of(place, f"ip addr; {route}")
         return [f"Do: {look}{remarks(f'{who} answers the host: it is the network of the container', resumes)}"]
     if port is Port.REFUSED and service:
         return [f"Do on {who}: systemctl restart {service}{remarks('if it is a Linux', resumes)}"]
@@ -127,7 +131,7 @@ def _silent(member: Member, place: Place, who: str, found: Evidence | None) -> l
         first = "if it is a Linux, and its disks answer"
         return [f"Do on {who}: dmesg | tail -n 20; systemctl restart {service}{remarks(first, resumes)}"]
     if address:
-        look = in_network_of(place, f"ping -c 3 {address}; ip route get {address}")
+        look = in_network_of(place, f"ping -c 3 {address}; {route}")
         return [f"Do: {look}{remarks(f'is {who} off, or the network to it?', resumes)}"]
     return [f"Do: see whether {who} is off, or the network to it{f', {resumes}' if resumes else ''}"]
 

@@ -24,6 +24,7 @@ CIFS = frozenset({"cifs", "smb3"})
 _LXC = ("lxc", "lxc.payload")  # what is below these in the cgroups is a container's
 _OTHERS = ("docker", "libpod", "crio", "cri-containerd", "machine.slice", "kubepods")  # and below these another's
 MAX_ENDPOINTS = 5  # monitors of a Ceph cluster
+_ZONE = re.compile(r"[A-Za-z0-9_.-]*")  # an interface, or its number; ipaddress takes whatever stands there
 _CEPH_SOURCE = re.compile(r"^[^@/=]+(?=:/)")  # "mon1:6789,mon2:6789:/path", of before the new mount syntax
 
 
@@ -100,7 +101,7 @@ class Findings(NamedTuple):
     """What the asking process has said of one question; None: it has not, or could not."""
 
     ports: tuple[tuple[Endpoint, Port], ...] = ()
-    from_host: tuple[Port, ...] = ()  # what the host's own connections to the same came to, of a container's mount
+    from_host: tuple[tuple[Endpoint, Port], ...] = ()  # and the host's own to the same, of a container's mount
     waiting: int | None = None
     unanswered: int | None = None
     has_unit: bool = False
@@ -274,6 +275,8 @@ def _endpoint(address: str | None, port: str | None, default: int) -> tuple[Endp
         ipaddress.ip_address(address or "")
     except ValueError:
         return ()
+    if _ZONE.fullmatch((address or "").partition("%")[2]) is None:
+        return ()
     number = int(port) if port and port.isascii() and port.isdecimal() and len(port) < 6 else 0
     return (Endpoint(address or "", number if 0 < number < 65536 else default),)
 
@@ -293,13 +296,20 @@ def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Ev
             origin = Origin.FSTAB
         elif findings.has_unit:
             origin = Origin.UNIT
-    # Of several monitors one that answers is enough.
-    best = min(findings.ports, key=lambda found: list(Port).index(found[1]), default=None)
+    # Of several monitors one that answers is enough; where none does, one that answers the host says most.
+    from_host = dict(findings.from_host)
+    ranks = list(Port)
+
+    def rank(found: tuple[Endpoint, Port]) -> tuple[int, int]:
+        theirs = from_host.get(found[0], Port.NOT_ASKED)
+        return ranks.index(found[1]), ranks.index(theirs) or len(ranks)
+
+    best = min(findings.ports, key=rank, default=None)
     return Evidence(
         question,
         port=best[1] if best else Port.NOT_ASKED,
         endpoint=best[0] if best else None,
-        port_from_host=min(findings.from_host, key=list(Port).index, default=Port.NOT_ASKED),
+        port_from_host=from_host.get(best[0], Port.NOT_ASKED) if best else Port.NOT_ASKED,
         waiting=findings.waiting,
         unanswered=findings.unanswered,
         origin=origin,

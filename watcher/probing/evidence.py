@@ -135,11 +135,11 @@ class _Findings:
         network = _network_of(question)
         asked = [(endpoint, self._ports.get((*endpoint, network))) for endpoint in question.endpoints]
         shared = [endpoint for endpoint in question.endpoints if network and endpoint in self.from_host]
-        of_host = [self._ports.get((*endpoint, 0)) for endpoint in shared]
+        of_host = [(endpoint, self._ports.get((*endpoint, 0))) for endpoint in shared]
         stats: Mapping[int, str] = self._stats if question.superblock.fstype in NFS else {}
         return Findings(
             ports=tuple((endpoint, port) for endpoint, port in asked if port is not None),
-            from_host=tuple(port for port in of_host if port is not None),
+            from_host=tuple((endpoint, port) for endpoint, port in of_host if port is not None),
             waiting=self._waiting.get(question.connection) if question.connection is not None else None,
             unanswered=evidence.unanswered(stats.get(network, ""), question.place.mount_point),
             has_unit=evidence.mount_unit(question.place.mount_point) in self._units,
