@@ -9,6 +9,7 @@ Must not hold fixtures of single areas: those stay with their tests.
 - Tests marked `kernel` need root, /dev/fuse and that namespace; those marked `cgroups` that cgroup. Without them they
   are skipped, or, with CI=true, failed: a CI that quietly skips them would prove nothing.
 - Inside a lab (tests/system) it stays in the machine's namespaces: the machine is the test's own.
+- A shell starts what it puts into the background with SIGINT ignored, and so would be all that tests start: it is not.
 - In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
   Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`,
   `watcher/configfile.py` and `watcher/files.py` (only what lies on a local disk, by the mount table),
@@ -22,6 +23,7 @@ import ctypes
 import gc
 import inspect
 import os
+import signal
 import stat
 import subprocess
 import tempfile
@@ -100,6 +102,8 @@ def open_fuse_to_all() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     missing = config.stash[kernel_missing] = config.stash[cgroups_missing] = enter_mount_namespace()
     if not missing and not os.environ.get("MOUNTWATCH_LAB"):
         try:

@@ -37,7 +37,7 @@ from tests.fakes.fuse import LIMIT
 from tests.fakes.loop_image import LoopImage
 from tests.fakes.processes import Channel, ContainerError, Process
 
-__all__ = ["ContainerError", "Containers", "FakeContainer", "Hold", "Pretender", "Process"]
+__all__ = ["ContainerError", "Containers", "FakeContainer", "Hold", "Pretender", "Process", "not_ours"]
 
 Rootfs = Literal["tmpfs", "directory", "image"]
 NameIn = Literal["lxc", "pve", "both", "none"]
@@ -170,3 +170,12 @@ class Containers:
             for name in ("lxc", "lxc.monitor", "lxc.pivot"):
                 with contextlib.suppress(OSError):  # another host of this session still uses it
                     os.rmdir(f"{self.cgroup_path}/{name}")
+
+
+def not_ours() -> list[str]:
+    """Patterns of the containers of other sessions on this machine: ours have ids that begin with our pid.
+
+    Whoever asks their mounts would leave threads in what they let hang.
+    """
+    own = str(os.getpid())
+    return [f"ct:{own[:n]}[!{digit}]*" for n, digit in enumerate(own)]

@@ -39,7 +39,7 @@ SERVER = Path(__file__).with_name("fuse_server.py")
 CONNECTIONS = Path("/sys/fs/fuse/connections")  # fusectl
 LIMIT = 60.0  # seconds for what takes microseconds: past it the server is broken
 GRACE = 1.0  # seconds for a killed server to end by itself
-POLL_INTERVAL = 0.002
+POLL_INTERVAL, POLL_AT_MOST = 0.002, 0.02  # seconds between two looks, at first and later
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND = 1, 2, 4, 4096  # linux/mount.h
 
@@ -177,15 +177,15 @@ class FuseMount:
         """Requests that the kernel counts as waiting: also unread ones and those that wait for INIT."""
         return int((self.control / "waiting").read_text())
 
-    def wait_parked(self, count: int = 1, *, timeout: float = 30.0) -> None:
+    def wait_parked(self, count: int = 1, *, timeout: float = LIMIT) -> None:
         """Return when so many requests are read and unanswered; raises TimeoutError."""
         _wait(lambda: self.counters().parked >= count, f"{count} parked requests", timeout)
 
-    def wait_seen(self, op: str, count: int = 1, *, timeout: float = 30.0) -> None:
+    def wait_seen(self, op: str, count: int = 1, *, timeout: float = LIMIT) -> None:
         """Return when so many requests of this operation have been read; raises TimeoutError."""
         _wait(lambda: self.counters().requests.get(op, 0) >= count, f"{count} {op}", timeout)
 
-    def wait_waiting(self, count: int = 1, *, timeout: float = 30.0) -> None:
+    def wait_waiting(self, count: int = 1, *, timeout: float = LIMIT) -> None:
         """Return when the kernel counts so many waiting requests; raises TimeoutError."""
         _wait(lambda: self.waiting() >= count, f"{count} waiting", timeout)
 
@@ -359,11 +359,12 @@ class FuseServer:
 
 
 def _wait(ready: Callable[[], bool], what: str, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not ready():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise TimeoutError(f"no {what} within {timeout:g} s")
-        time.sleep(POLL_INTERVAL)
+        time.sleep(min(max(waited / 20, POLL_INTERVAL), POLL_AT_MOST))  # what waits for long costs little
 
 
 def say(text: object) -> None:

@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-import trustme
 from aiohttp import web
-from aiosmtpd.smtp import SMTP, Envelope, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from aiosmtpd.smtp import SMTP, Envelope, Session
 
 LOOPBACK = "127.0.0.1"
 T = TypeVar("T")
@@ -227,6 +227,8 @@ class TelegramReceiver(HttpReceiver[TelegramMessage]):
         super().__init__()
         self.token = token
         self.chat = chat
+        import trustme  # here, as aiosmtpd below: labs, where loading is slow, need neither
+
         authority = trustme.CA()
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert(self.HOST).configure_cert(self._tls)
@@ -397,6 +399,8 @@ class SmtpReceiver(Receiver[Mail]):
     async def start(self) -> None:
         await super().start()
         loop = asyncio.get_running_loop()
+
+        from aiosmtpd.smtp import SMTP
 
         def session() -> SMTP:
             # A host name of its own, because aiosmtpd else asks the resolver, which blocks.

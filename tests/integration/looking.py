@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from subprocess import PIPE
 from time import monotonic
 from typing import Any, TypeVar
 
-from tests.fakes.containers import Containers
+from tests.fakes.containers import Containers, not_ours
 from tests.fakes.fuse import FuseMount
 from watcher import procfs
 from watcher.children import Children
@@ -262,11 +261,6 @@ async def picture(runtime: Path, chosen: Filter) -> AsyncIterator[Picture]:
 # ---- the command
 
 
-def heed_interrupts() -> None:
-    """A job that a shell put into the background ignores SIGINT, and so would all it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run of the command left."""
@@ -291,15 +285,6 @@ class Outcome:
         """What is said to be unseen or unwatched of one container."""
         ctid = namespace.removeprefix("ct:")
         return [note for note in self.document["notes"] if re.match(rf"CT {re.escape(ctid)}\b", note)]
-
-
-def not_ours() -> list[str]:
-    """Patterns of the containers of other sessions on this machine: ours have ids that begin with our pid.
-
-    Whoever asks their mounts would leave threads in what they let hang.
-    """
-    own = str(os.getpid())
-    return [f"ct:{own[:n]}[!{digit}]*" for n, digit in enumerate(own)]
 
 
 class Command:
@@ -348,7 +333,6 @@ class Command:
             cwd="/",
             env=self.environment(),
             start_new_session=True,
-            preexec_fn=heed_interrupts,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

@@ -30,10 +30,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from tests.fakes.containers import Containers
+from tests.fakes.containers import Containers, not_ours
 from tests.fakes.fuse import MS_BIND, FuseMount, FuseServer
 from tests.fakes.fuse_server import mount, unmount
-from tests.integration.looking import not_ours
 
 LIMIT = 60.0  # seconds for anything that takes a second or two: past it, it does not happen
 POLL = 0.02  # seconds between two looks at what tells of no change (/proc)

@@ -10,15 +10,18 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.fuse import HANG, OK, fails
 from tests.fakes.terminal import Terminal
-from tests.integration.service import LIMIT, Service, Site
+from tests.integration.asking import request
+from tests.integration.service import LIMIT, POLL, Service, Site
 
 pytestmark = pytest.mark.kernel
 
@@ -31,11 +34,13 @@ async def listening(service: Service, site: Site) -> None:
 async def settled(site: Site, counts: dict[str, int]) -> None:
     """Until the service sees so many mounts of each status."""
     async with asyncio.timeout(LIMIT):
-        while True:
-            outcome = await site.run("status", "--json")
-            found = [m["status"] for m in json.loads(outcome.out)["mounts"]]
-            if {status: found.count(status) for status in found} == counts:
-                return
+        while Counter(m["status"] for m in (await get(site, "mounts"))["mounts"]) != counts:
+            await asyncio.sleep(POLL)
+
+
+async def get(site: Site, what: str) -> Any:
+    """Without a process: where it is asked until it says what is waited for."""
+    return (await request(site, "GET", f"/api/v1/{what}")).json
 
 
 @asynccontextmanager
@@ -136,6 +141,7 @@ async def test_status_probe_history_and_channels(site: Site) -> None:
             assert outcome.out.startswith(f"STALE (silenced): {nas.mount_point} (nas:/export); STALE HANDLE")
             assert f"umount -l {nas.mount_point}" in outcome.out
             nas.set(HANG)
+            await service.wait_until(lambda: bool(list((site.path / "state/run").glob("wedged/*"))), "one hangs")
             async with asyncio.timeout(LIMIT):
                 while "cannot be probed now: an earlier probe still hangs in it" not in outcome.out:
                     outcome = await site.run("probe", nas.mount_point)
@@ -164,8 +170,9 @@ async def test_status_probe_history_and_channels(site: Site) -> None:
             assert (await site.run("history", "--since", "yesterday")).code == 3
             assert (await site.run("history", "--limit", "0")).code == 3
             async with asyncio.timeout(LIMIT):
-                while (outcome := await site.run("channels")).code == 0:
-                    pass
+                while (await get(site, "channels"))["channels"][0]["state"] != "failing":
+                    await asyncio.sleep(POLL)
+            outcome = await site.run("channels")
             assert outcome.code == 1
             assert re.search(r"^dead +FAILING +\d +- +since .*; tried again in ", outcome.out, re.MULTILINE)
             assert "secret" not in outcome.out

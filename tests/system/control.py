@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import tempfile
 import threading
@@ -36,16 +37,14 @@ class Control:
         with tempfile.TemporaryFile() as errors:
             files = [(os.POSIX_SPAWN_DUP2, errors.fileno(), 2), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]
             pid = os.posix_spawnp(self._command[0], self._command, os.environ, file_actions=files)
-            until = time.monotonic() + 2
-            while True:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    break
-                if time.monotonic() > until:
-                    os.kill(pid, signal.SIGKILL)
-                    self._left.append(pid)
-                    return "hangs"
-                time.sleep(0.02)
+            pidfd = os.pidfd_open(pid)
+            ended = select.select([pidfd], [], [], 2)[0]
+            os.close(pidfd)
+            if not ended:
+                os.kill(pid, signal.SIGKILL)
+                self._left.append(pid)
+                return "hangs"
+            _, status = os.waitpid(pid, 0)
             errors.seek(0)
             return "ok" if status == 0 else errors.read().decode().strip().rpartition(": ")[2]
 

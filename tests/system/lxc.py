@@ -198,7 +198,7 @@ class Container:
         self._wait_for("STOPPED", limit)
         return time.monotonic() - began
 
-    def _wait_for(self, state: str, limit: float = WAIT) -> None:
+    def _wait_for(self, state: str, limit: float = 2 * WAIT) -> None:
         run("lxc-wait", "-n", self.ctid, "-s", state, "-t", str(int(limit)), limit=limit + 5)
 
     def reboot(self) -> None:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tests.integration.service import Outcome, toml
 from tests.system.labs import CHECKOUT
@@ -38,7 +38,7 @@ CONFIG = Path("/etc/mountwatch/config.toml")
 STATE, RUNTIME = Path("/var/lib/mountwatch"), Path("/run/mountwatch")
 CGROUP = Path("/sys/fs/cgroup/system.slice", NAME)
 LIMIT = 60.0  # seconds for what takes a few: a lab is slow, and may share its processor with others
-POLL = 0.2  # seconds between two looks at what tells of no change
+POLL = 0.5  # seconds between two looks at what tells of no change, each of which starts a process
 
 # Alarms within seconds, at a pace at which starting probes is not all that a lab does.
 QUICK = {
@@ -62,15 +62,16 @@ async def command(*argv: str) -> Outcome:
 class Unit:
     """The unit from its installation to its removal; `entries` is what the journal has of it since then."""
 
+    _read_by_systemd: ClassVar[dict[str, str]] = {}  # by path; the machine's
+
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self._news = asyncio.Event()
-        self._changed = True  # the files, and systemd has not read them yet
 
     async def __aenter__(self) -> Self:
         if not PREFIX.exists():
             PREFIX.symlink_to(sys.prefix)
-        shutil.copy(SOURCE, INSTALLED)
+        shutil.copy2(SOURCE, INSTALLED)  # as old as it was, or systemd takes it for another one
         await command("systemctl", "reset-failed", NAME)
         follow = ["journalctl", "-f", "--no-tail", "-o", "json", f"--since=@{time.time():.6f}", "-u", NAME]
         self._journal = await asyncio.create_subprocess_exec(*follow, stdout=asyncio.subprocess.PIPE, limit=1 << 20)
@@ -105,7 +106,6 @@ class Unit:
         """Lines of [Service] that change the unit, as `systemctl edit` would."""
         DROP_INS.mkdir(exist_ok=True)
         (DROP_INS / "override.conf").write_text("\n".join(["[Service]", *lines, ""]))
-        self._changed = True
 
     def configure(
         self, include: Sequence[str], channels: Iterable[str] = (), *, watch: str = "", more: str = "", **probe: str
@@ -135,11 +135,12 @@ class Unit:
         assert done.code == 0, f"systemctl {verb}: {done.code}\n{done.err}\n{self.log}"
 
     async def reload(self) -> None:
-        """`systemctl daemon-reload`, which is slow, only where it is needed."""
-        if self._changed:
+        """`systemctl daemon-reload`, which takes seconds, only where systemd has not read the files as they are."""
+        files = {str(file): file.read_text() for file in (INSTALLED, *DROP_INS.glob("*.conf"))}
+        if files != self._read_by_systemd:
             done = await command("systemctl", "daemon-reload")
             assert done.code == 0, done.err
-            self._changed = False
+            Unit._read_by_systemd = files
 
     async def show(self, *properties: str, unit: str = NAME) -> dict[str, str]:
         done = await command("systemctl", "show", f"--property={','.join(properties)}", unit)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 LIMIT = 90.0  # seconds for what takes a few: a lab is slow, and may share its processor with others
-POLL = 0.05  # seconds between two looks
+POLL = 0.2  # seconds between two looks
 
 
 def wait_until(true: Callable[[], object], what: str, limit: float = LIMIT) -> None:
