@@ -8,7 +8,6 @@ neither of two monitors that claim one id.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -19,6 +18,7 @@ from watcher.configfile import FileReader
 from watcher.core.lxc import root_of
 from watcher.model import Mount, NamespaceGone, TableRead, TableUnreadable
 from watcher.sources.claims import Claim, Claims
+from watcher.sources.exits import Exits
 from watcher.sources.inquiries import HostNames
 from watcher.sources.running import ROUND, Running
 
@@ -69,8 +69,7 @@ class ContainerTables:
         # Of `events` only.
         self._live = False
         self._changes: CgroupChanges | None = None
-        self._pidfds: dict[Running, int] = {}
-        self._exited: list[Running] = []
+        self._exits = Exits(self._wake.set)
         self._looks: list[float] = []  # when to walk after a change, in order
         self._walk_rest_until = 0.0
 
@@ -120,7 +119,7 @@ class ContainerTables:
             while True:
                 self._wake.clear()
                 now = monotonic()
-                news = self._drop_exited()
+                news = [gone for running in self._exits.take() for gone in self._drop(running, STOPPED)]
                 changed = bool(self._looks and self._looks[0] <= now)
                 if changed or slow_walk <= now:
                     self._walk(slow=not changed)
@@ -147,15 +146,13 @@ class ContainerTables:
         for task in self._asking:
             task.cancel()
         self._asking.clear()
-        for running in list(self._pidfds):
-            self._close_pidfd(running)
+        self._exits.close()
         if self._changes is not None:
             self._changes.close()
             self._changes = None
         self._live, self._blind = False, ""
         self._running.clear()
         self._contested.clear()
-        self._exited.clear()
         self._looks.clear()
 
     # ---- who runs
@@ -214,33 +211,15 @@ class ContainerTables:
             return
         running.read_at = now + NAME_PATIENCE
         with suppress(OSError):  # gone already, or too many descriptors: the walk sees it
-            pidfd = os.pidfd_open(running.init.pid)
-            self._pidfds[running] = pidfd
-            asyncio.get_running_loop().add_reader(pidfd, self._exit, running)
-            if not claims.is_alive(running.init):  # so the pidfd may be of another
-                self._exit(running)
+            self._exits.follow(running, claims)
 
     def _drop(self, running: Running, reason: str) -> list[News]:
-        self._close_pidfd(running)
+        self._exits.unfollow(running)
         namespace = running.container.namespace
         if self._running.get(namespace) is not running:
             return []
         del self._running[namespace]
         return [NamespaceGone(namespace, reason)] if running.was_told else []
-
-    def _exit(self, running: Running) -> None:
-        self._close_pidfd(running)
-        self._exited.append(running)
-        self._wake.set()
-
-    def _drop_exited(self) -> list[News]:
-        exited, self._exited = self._exited, []
-        return [gone for running in exited for gone in self._drop(running, STOPPED)]
-
-    def _close_pidfd(self, running: Running) -> None:
-        if (pidfd := self._pidfds.pop(running, None)) is not None:
-            asyncio.get_running_loop().remove_reader(pidfd)
-            os.close(pidfd)
 
     # ---- their tables
 
