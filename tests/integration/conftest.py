@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.looking import Command
 from tests.integration.service import Site
+from watcher.children import Children
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +24,21 @@ def site() -> Iterator[Site]:
     """A host for the service."""
     with Site() as site:
         yield site
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """`watcher`, configured to watch below `tmp_path/mnt`."""
+    (tmp_path / "mnt").mkdir()
+    return Command(tmp_path, watch=tmp_path / "mnt")
+
+
+@pytest.fixture
+async def children() -> AsyncIterator[Children]:
+    """Those of the test's own process."""
+    children = Children()
+    yield children
+    children.close()
 
 
 @pytest.fixture

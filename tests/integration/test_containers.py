@@ -45,13 +45,6 @@ Descriptors = Callable[[], dict[int, str]]
 
 
 @pytest.fixture
-async def children() -> AsyncIterator[Children]:
-    children = Children()
-    yield children
-    children.close()
-
-
-@pytest.fixture
 def tables(lxc: Containers, children: Children) -> ContainerTables:
     return tables_of(lxc, children)
 

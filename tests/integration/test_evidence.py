@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +33,6 @@ from watcher.probing.evidence import gather
 from watcher.settings import Paths
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-async def children() -> AsyncIterator[Children]:
-    children = Children()
-    yield children
-    children.close()
 
 
 async def ask(children: Children, *questions: Question, fstab: str = "/etc/fstab") -> list[Evidence]:

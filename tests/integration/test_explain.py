@@ -92,12 +92,6 @@ async def test_the_service_asked_badly(site: Site) -> None:
 # ---- without one
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    (tmp_path / "mnt").mkdir()
-    return Command(tmp_path, watch=tmp_path / "mnt")
-
-
 def test_by_a_probe_that_hangs(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
     nas = fuse.mount(mount_dir("mnt/nas"), source="nas01:/export", fstype="fuse.sshfs", mode=HANG)
     other = fuse.mount(mount_dir("mnt/other"))

@@ -30,12 +30,6 @@ pytestmark = pytest.mark.kernel
 MakeDir = Callable[..., bytes]
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    (tmp_path / "mnt").mkdir()
-    return Command(tmp_path, watch=tmp_path / "mnt")
-
-
 def rows(command: Command, *paths: str, code: int = 1) -> list[dict[str, Any]]:
     outcome = command.run("hidden", "--json", *paths)
     assert (outcome.code, of_ours(outcome.stderr)) == (code, ""), outcome

@@ -40,13 +40,6 @@ FRSIZE = 4096
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """`watcher`, configured to watch below `tmp_path/mnt`."""
-    (tmp_path / "mnt").mkdir()
-    return Command(tmp_path, watch=tmp_path / "mnt")
-
-
-@pytest.fixture
 def place(mount_dir: MakeDir, command: Command) -> MakeDir:
     """A function that makes a directory to mount on, below what is watched."""
 
