@@ -12,7 +12,7 @@ Must not hold fixtures of single areas: those stay with their tests.
 - A shell starts what it puts into the background with SIGINT ignored, and so would be all that tests start: it is not.
 - In async tests a blocking call on the event loop (blockbuster) fails the test if code of `watcher` is on the stack.
   Tests and fakes themselves may block briefly; `watcher/procfs.py`, `watcher/children.py`,
-  `watcher/configfile.py` and `watcher/files.py` (only what lies on a local disk, by the mount table),
+  `watcher/configfile.py`, `watcher/files.py`, `watcher/reading.py` (only what lies on a local disk, by the table),
   `watcher/probing/wedged.py` (notes on a tmpfs) and `watcher/sources/inotify.py` (pyinotify looks at the directory
   that it watches, which is on no file system that hangs) may, by name.
 """
@@ -45,6 +45,7 @@ MAY_BLOCK = (
     "watcher/children.py",
     "watcher/configfile.py",
     "watcher/files.py",
+    "watcher/reading.py",
     "watcher/probing/wedged.py",
     "watcher/sources/inotify.py",
 )

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from watcher import procfs, secrets
 from watcher.children import Children, environment
 from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, FileReader, secret_token, secret_url
+from watcher.configfile import ConfigFile, secret_token, secret_url
 from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
 from watcher.delivery.couriers import Courier, Delivery
 from watcher.model import Mount
+from watcher.reading import FileReader
 from watcher.secrets import SecretError
 from watcher.settings import Channel
 

@@ -1,123 +1,22 @@
 """The configuration file on disk: where it is, its text, and the last copy of it that was good.
 
-What its text means is `config`'s. A file on a network or FUSE file system (/etc/pve is one) is read
-by a child with a time limit, never here.
+What its text means is `config`'s. A file on a network or FUSE file system (/etc/pve is one) is read by `reading`, in
+a child with a time limit, never here.
 """
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 from watcher import config, secrets
-from watcher.children import Child, Children
 from watcher.config import ConfigError, Parsed
-from watcher.core.mountinfo import mount_of
 from watcher.files import read_regular, write_private
 from watcher.model import Mount
-from watcher.settings import Addressed, Settings, Watch
-
-READ_LIMIT = 5.0  # seconds for the child
-# Not cat(1), which cannot say that there is no such file but in words.
-_NO_SUCH_FILE = 2
-_READ = f"""import os, sys
-try:
-    with open(sys.argv[1], "rb") as f:
-        sys.stdout.buffer.write(f.read())
-        sys.stdout.flush()
-except (FileNotFoundError, NotADirectoryError):
-    os._exit({_NO_SUCH_FILE})
-except OSError:
-    os._exit(1)
-"""
-_SIZE_LIMIT = 1 << 22
-
-
-@lru_cache(256)  # each of 200 containers has a configuration file to be looked for
-def may_hang_on(fstype: str) -> bool:
-    """Whether a file system of this type is watched by default, or is an autofs trigger."""
-    return fstype == "autofs" or any(fnmatchcase(fstype, pattern) for pattern in Watch().fstypes)
-
-
-def may_hang(path: str, mounts: Sequence[Mount]) -> bool:
-    """Whether `path`, or a link on the way to it, lies on a file system that is watched by default (or autofs).
-
-    Follows links itself, and looks at nothing beyond the first such mount.
-    """
-    return _walk(path, mounts)[1]
-
-
-def resolved(path: str, mounts: Sequence[Mount]) -> str:
-    """The path without the links in it, as the mount table will have it; from the first remote mount on as it is."""
-    return _walk(path, mounts)[0]
-
-
-def _walk(path: str, mounts: Sequence[Mount]) -> tuple[str, bool]:
-    """Where the path leads, and whether to go on from there may hang."""
-    at, rest, links = "/", path.split("/")[::-1], 0
-    while rest:
-        name = rest.pop()
-        if name in ("", "."):
-            continue
-        step = os.path.dirname(at) if name == ".." else f"{at.rstrip('/')}/{name}"
-        mount = mount_of(step, mounts)
-        if mount is not None and may_hang_on(mount.fstype):
-            return "/".join([step, *(part for part in rest[::-1] if part not in ("", "."))]), True
-        try:
-            link = os.readlink(step)
-        except OSError:
-            at = step
-            continue
-        links += 1
-        if links > 40:  # the kernel's own limit (MAXSYMLINKS)
-            return path, True
-        rest += link.split("/")[::-1]
-        at = "/" if link.startswith("/") else at
-    return at, False
-
-
-class FileReader:
-    """Reads small files wherever they lie; where that may hang, in a child, and never in two for one file."""
-
-    def __init__(self, children: Children) -> None:
-        self._children = children
-        self._hanging: dict[str, Child] = {}
-
-    async def read(self, path: str, mounts: Sequence[Mount]) -> bytes:
-        """A file's content. Raises OSError, TimeoutError among them."""
-        if not may_hang(path, mounts):
-            return read_regular(path, _SIZE_LIMIT)
-        if (earlier := self._hanging.get(path)) is not None and not earlier.exited:
-            raise TimeoutError(errno.ETIMEDOUT, "no answer from its file system; an earlier attempt still hangs")
-        try:
-            child = self._hanging[path] = await self._children.spawn([sys.executable, "-I", "-S", "-c", _READ, path])
-        except OSError as e:
-            raise OSError(errno.EIO, f"cannot be read in a child: {e.strerror or e}") from None  # never "no such file"
-        child.close_stdin()
-        content = b""
-        try:
-            async with asyncio.timeout(READ_LIMIT):
-                while chunk := await child.read():
-                    content += chunk
-                    if len(content) > _SIZE_LIMIT:
-                        raise OSError(errno.EFBIG, "is too large")
-                await child.wait_exit(READ_LIMIT)
-        except TimeoutError:
-            raise TimeoutError(errno.ETIMEDOUT, f"no answer from its file system within {READ_LIMIT:g} s") from None
-        finally:
-            child.kill()
-        if child.returncode == _NO_SUCH_FILE:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        if child.returncode != 0:
-            raise OSError(errno.EIO, "cannot be read (it lies on a network or FUSE file system)")
-        return content
+from watcher.reading import SIZE_LIMIT, FileReader, may_hang
+from watcher.settings import Addressed, Settings
 
 
 async def secret_url(
@@ -206,7 +105,7 @@ class LastGood:
 
     def load(self) -> str | None:
         try:
-            return read_regular(str(self.path), _SIZE_LIMIT).decode("utf-8", "surrogateescape")
+            return read_regular(str(self.path), SIZE_LIMIT).decode("utf-8", "surrogateescape")
         except OSError:
             return None
 

@@ -10,9 +10,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, LastGood, may_hang
+from watcher.configfile import ConfigFile, LastGood
 from watcher.filewatch import occasions
 from watcher.model import Mount
+from watcher.reading import may_hang
 from watcher.settings import Settings
 
 log = logging.getLogger(__name__)

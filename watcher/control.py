@@ -18,9 +18,10 @@ from urllib.parse import quote
 from watcher import procfs
 from watcher.children import Children
 from watcher.config import ConfigError
-from watcher.configfile import ConfigFile, FileReader, LastGood, may_hang
+from watcher.configfile import ConfigFile, LastGood
 from watcher.core.mountinfo import parse
 from watcher.core.wording import name
+from watcher.reading import FileReader, may_hang
 from watcher.settings import Settings
 
 ANSWER_LIMIT = 10.0  # seconds

@@ -20,7 +20,7 @@ import anyio.lowlevel
 from watcher import procfs, secrets
 from watcher.answering import Answering
 from watcher.children import Children, environment
-from watcher.configfile import ConfigFile, FileReader, may_hang, secret_url
+from watcher.configfile import ConfigFile, secret_url
 from watcher.configwatch import ConfigWatch
 from watcher.continuity import Continuity
 from watcher.core import vitals
@@ -43,6 +43,7 @@ from watcher.model import (
     Mount,
     Transition,
 )
+from watcher.reading import FileReader, may_hang
 from watcher.rules import rules_of
 from watcher.settings import Addressed, Settings
 from watcher.silencing import Silencing

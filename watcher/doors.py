@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from watcher.addresses import listen_address
-from watcher.configfile import FileReader, secret_token
+from watcher.configfile import secret_token
 from watcher.filewatch import occasions
 from watcher.model import Mount
+from watcher.reading import FileReader
 from watcher.secrets import SecretError
 from watcher.settings import Status
 from watcher.status.access import Access

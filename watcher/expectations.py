@@ -16,11 +16,10 @@ from time import monotonic
 
 from watcher import procfs
 from watcher.children import Children
-from watcher.configfile import may_hang, may_hang_on, resolved
 from watcher.core import expected as texts
 from watcher.files import names_in, read_regular
 from watcher.model import HOST, Container, Expected, ExpectedRead, Mount, Place
-from watcher.reading import BatchReader, File
+from watcher.reading import BatchReader, File, may_hang, may_hang_on, resolved
 from watcher.settings import Expect, Settings
 
 log = logging.getLogger(__name__)

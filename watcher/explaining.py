@@ -13,7 +13,6 @@ from typing import Any
 
 from watcher import once, radius
 from watcher.children import Children
-from watcher.configfile import FileReader, may_hang
 from watcher.control import NoAnswer, Unreachable, mount_on
 from watcher.core.entries import detailed_entry, inside, target_bytes
 from watcher.core.evidence import Evidence, question_of, question_of_absent
@@ -37,6 +36,7 @@ from watcher.core.wording import container_name, place_order, printable
 from watcher.history import load_history
 from watcher.model import HOST, Cause, Mount, MountState, Place, Reach, TableRead
 from watcher.probing.evidence import gather
+from watcher.reading import FileReader, may_hang
 from watcher.rules import rules_of
 from watcher.schema import StoreError
 from watcher.settings import Settings

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import anyio
 
-from watcher.configfile import may_hang
 from watcher.model import Mount
+from watcher.reading import may_hang
 from watcher.sources import inotify
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from time import monotonic, time
 import anyio
 
 from watcher.children import Children
-from watcher.configfile import may_hang_on
 from watcher.core.explain import base_of
 from watcher.core.filters import Filter
 from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
@@ -29,6 +28,7 @@ from watcher.core.wording import first_place, place_name, place_order
 from watcher.delivery.sender import local_time
 from watcher.model import HOST, Kind, Mount, Place, TableRead
 from watcher.probing.covered import Found, Job, job_of, look_into
+from watcher.reading import may_hang_on
 
 MAX_OF_INCIDENT, MAX_LOOKED = 4, 32  # directories
 SECONDS = 2.0  # for one of them

@@ -14,7 +14,6 @@ import anyio
 
 from watcher import radius
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core import body
 from watcher.core.evidence import Evidence, Question, question_of, question_of_absent
 from watcher.core.incident import BY_PLACE, Incident, Member
@@ -24,6 +23,7 @@ from watcher.core.served import Served
 from watcher.core.wording import place_order
 from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Superblock
 from watcher.probing.evidence import gather
+from watcher.reading import FileReader
 from watcher.settings import Paths
 
 AT_ONCE = 2  # children

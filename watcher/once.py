@@ -14,7 +14,7 @@ from typing import NamedTuple
 from watcher import procfs
 from watcher.answered import load_answered, save_answered
 from watcher.children import Children
-from watcher.configfile import ConfigFile, FileReader, may_hang
+from watcher.configfile import ConfigFile
 from watcher.core.capacity import CapacityState
 from watcher.core.filters import Filter, MountPatterns, says_where, server_of
 from watcher.core.mountinfo import parse
@@ -39,6 +39,7 @@ from watcher.model import (
 )
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
+from watcher.reading import FileReader, may_hang
 from watcher.rules import any_type
 from watcher.schema import StoreError
 from watcher.settings import Settings

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from watcher import procfs
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core.mountinfo import parse
 from watcher.core.wording import container_name
 from watcher.model import HOST, TableRead, TableUnreadable
+from watcher.reading import FileReader
 from watcher.settings import Settings
 from watcher.sources.containers import ContainerTables
 

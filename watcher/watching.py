@@ -18,7 +18,6 @@ import anyio.abc
 import anyio.lowlevel
 
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core.figures import Figures
 from watcher.core.latencies import Latencies
 from watcher.core.picture import Picture, merged
@@ -45,6 +44,7 @@ from watcher.model import (
 from watcher.narration import Narrator
 from watcher.probing.prober import Prober
 from watcher.probing.wedged import WedgedNotes
+from watcher.reading import FileReader
 from watcher.rules import rules_of
 from watcher.settings import Settings
 from watcher.sources import mount_table

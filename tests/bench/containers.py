@@ -28,9 +28,9 @@ from tests.fakes.containers import Containers, FakeContainer
 from tests.fakes.fuse import FuseMount
 from watcher import procfs
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core.mountinfo import parse
 from watcher.model import NamespaceGone, TableRead
+from watcher.reading import FileReader
 from watcher.sources.containers import ContainerTables
 
 LIMIT = 30.0  # seconds for a start or stop to be known

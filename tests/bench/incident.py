@@ -19,11 +19,11 @@ from tests.bench.stage import Stage
 from tests.fakes.fuse import HANG
 from watcher import procfs, radius
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core.evidence import Endpoint, Question
 from watcher.core.mountinfo import parse
 from watcher.model import HOST, Place, Superblock
 from watcher.probing.evidence import gather
+from watcher.reading import FileReader
 from watcher.settings import Paths
 
 DESCRIPTORS = 3  # of each process, beyond the three

@@ -22,11 +22,11 @@ from tests.fakes.container import FakeContainer
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import HANG, OK, FuseServer
 from tests.fakes.loop_image import first_free
-from watcher import configfile, procfs
+from watcher import procfs, reading
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core.mountinfo import parse
 from watcher.model import Container, NamespaceGone, TableRead, TableUnreadable
+from watcher.reading import FileReader
 from watcher.sources import containers as containers_module
 from watcher.sources import inquiries
 from watcher.sources import running as running_module
@@ -411,7 +411,7 @@ async def test_a_slow_walk_sees_what_is_new_and_keeps_what_is_not(lxc: Container
 async def test_the_name_in_a_directory_that_hangs(
     lxc: Containers, fuse: FuseServer, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(configfile, "READ_LIMIT", 0.5)
+    monkeypatch.setattr(reading, "LIMIT", 0.5)
     pmxcfs = fuse.mount(os.fsencode(lxc.pve_path), mode=HANG, fstype="fuse")
     tables = tables_of(lxc, children)
     cts = [lxc.start() for _ in range(20)]

@@ -21,7 +21,6 @@ from tests.integration.service import HOST, Site
 from tests.integration.test_notifications import asked, until_told
 from watcher import procfs, radius
 from watcher.children import Children, script
-from watcher.configfile import FileReader
 from watcher.core.evidence import Endpoint, Evidence, Port, Question
 from watcher.core.incident import Condition, Incident, Member
 from watcher.core.mountinfo import parse
@@ -30,6 +29,7 @@ from watcher.investigating import Investigator
 from watcher.model import HOST as ON_HOST
 from watcher.model import Cause, Kind, MountState, Place, Reach, Subject, Superblock
 from watcher.probing.evidence import gather
+from watcher.reading import FileReader
 from watcher.settings import Paths
 
 pytestmark = pytest.mark.kernel

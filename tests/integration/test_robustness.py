@@ -20,9 +20,10 @@ from tests.integration.looking import Command
 from tests.integration.service import LIMIT, Site
 from watcher import config
 from watcher.children import Children
-from watcher.configfile import ConfigFile, FileReader
+from watcher.configfile import ConfigFile
 from watcher.configwatch import ConfigWatch
 from watcher.files import write_private
+from watcher.reading import FileReader
 
 pytestmark = pytest.mark.kernel
 

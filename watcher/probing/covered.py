@@ -16,12 +16,12 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from watcher.children import Child, Children, framed
-from watcher.configfile import may_hang_on
 from watcher.core.explain import base_of
 from watcher.core.filters import Filter
 from watcher.core.mountinfo import Tree, mount_of
 from watcher.model import Container, Mount, Place, TableRead
 from watcher.probing import beneath
+from watcher.reading import may_hang_on
 
 SECONDS = 5.0  # for one directory
 GRACE = 2.0  # seconds more for its answer to come

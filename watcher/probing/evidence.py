@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from watcher.children import Children, environment, framed, script
-from watcher.configfile import FileReader
 from watcher.core import evidence
 from watcher.core.evidence import Endpoint, Evidence, Findings, Origin, Port, Question
 from watcher.core.mountstats import NFS
 from watcher.model import HOST, Mount
+from watcher.reading import FileReader
 
 LIMIT = 4.0  # seconds for the child: a connection has one of them, starting it on a slow machine another
 MAX_OUTPUT = 1 << 20  # bytes of what it says

@@ -14,9 +14,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from watcher.children import Children
-from watcher.configfile import FileReader
 from watcher.core.lxc import root_of
 from watcher.model import Mount, NamespaceGone, TableRead, TableUnreadable
+from watcher.reading import FileReader
 from watcher.sources.claims import Claim, Claims
 from watcher.sources.exits import Exits
 from watcher.sources.inquiries import HostNames

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from time import monotonic
 
 from watcher.children import Children, environment
-from watcher.configfile import FileReader
 from watcher.core import lxc
 from watcher.model import Mount
+from watcher.reading import FileReader
 
 LIMIT = 2.0  # seconds for a child
 HANGING_FOR = 60.0  # seconds for which a directory that did not answer is left alone
