@@ -34,6 +34,8 @@ def lines(document: Document) -> Iterator[str]:
     status = "slow" if entry.get("slow") else entry["status"]
     word = STATUS_WORDS.get(status, status)
     yield f"{word}: {_where(entry)}"
+    if (place := document["leads_to"]) is not None:
+        yield f"  {name(document['asked']['text'], 200)} leads to {_address(place)}"
     yield f"  {entry['source']}; {describe_type(entry['fstype'], entry['options'])}"
     yield f"  Options: {entry['options']}"
     if entry["server"]:
@@ -84,12 +86,14 @@ def _why(entry: Document, *, stacked: bool) -> Iterator[str]:
 
 
 def _not_found(document: Document) -> Iterator[str]:
-    asked, on = document["asked"], document["lies_on"]
-    path = asked["path"] if asked["namespace"] == HOST else f"{asked['namespace']}:{asked['path']}"
-    yield f"No watched mount holds {path}"
+    on, place = document["lies_on"], document["leads_to"]
+    yield f"No watched mount holds {_asked(document)}"
+    if place is not None:
+        yield f"  It leads to {_address(place)}"
     if on is not None:
         yield f"  It lies on {on['target']} ({on['source']}, {on['fstype']}), which is not watched"
-        yield "  Links are not followed: give the path that they lead to"
+        if document["asked"]["namespace"] != HOST:
+            yield "  Links are not followed there: give the path that they lead to"
     if document["nearby"]:
         yield "Watched are"
         yield from (f"  {_address(place)}" for place in document["nearby"])
@@ -97,6 +101,11 @@ def _not_found(document: Document) -> Iterator[str]:
             yield f"  and {document['more_nearby']} more: watcher --once shows all"
     else:
         yield "Nothing is watched here"
+
+
+def _asked(document: Document) -> str:
+    asked = document["asked"]
+    return str(asked["path"]) if asked["namespace"] == HOST else f"{asked['namespace']}:{asked['path']}"
 
 
 def _where(place: Document) -> str:

@@ -17,11 +17,14 @@ from watcher.control import NoAnswer, Unreachable, mount_on
 from watcher.core.entries import detailed_entry, inside, target_bytes
 from watcher.core.evidence import Evidence, question_of, question_of_absent
 from watcher.core.explain import (
+    MAX_NEARBY,
     Address,
     Elsewhere,
     advice_on,
+    by_source,
     evidence_on,
     nearby,
+    normalised,
     same_file_system,
     watched_on_the_way,
 )
@@ -36,7 +39,7 @@ from watcher.core.wording import container_name, place_order, printable
 from watcher.history import load_history
 from watcher.model import HOST, Cause, Mount, MountState, Place, Reach, TableRead
 from watcher.probing.evidence import gather
-from watcher.reading import FileReader, may_hang
+from watcher.reading import FileReader, may_hang, resolved
 from watcher.rules import rules_of
 from watcher.schema import StoreError
 from watcher.settings import Settings
@@ -45,14 +48,15 @@ from watcher.tables import Tables, read_tables
 Document = dict[str, Any]
 
 
-def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> Document:
-    """All that is known of the mount that a path lies on. Raises OSError."""
+def explain(settings: Settings, named: Address, environ: Mapping[str, str], text: str = "") -> Document:
+    """All that is known of the mount that a path lies on. Raises OSError. `text`: as it was given, a source perhaps."""
     tables = asyncio.run(_tables(settings))
     notes = list(tables.notes)
+    chosen = rules_of(settings).watched
+    asked, likely = _meant(named, text, tables, chosen)
     table = tables.by_namespace.get(asked.namespace)
     lies_on = mount_of(asked.path, table.mounts) if table is not None else None
     entry, answered_by = _from_service(settings, asked, lies_on, notes), "service"
-    chosen = rules_of(settings).watched
     if entry is None and (state := _disk_in_its_place(asked, tables, chosen)) is not None:
         entry, answered_by = detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}, "tables"
     if entry is None and lies_on is not None and chosen.watches(asked.namespace, lies_on):
@@ -61,7 +65,8 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
             "probe",
         )
     document: Document = {
-        "asked": {"namespace": asked.namespace, "path": printable(asked.path)},
+        "asked": {"namespace": named.namespace, "path": printable(named.path), "text": printable(text)},
+        "leads_to": _place(Place(*asked), tables.by_namespace) if asked != named else None,
         "checked_at": utc(time()),
         "answered_by": answered_by if entry is not None else None,
         "mount": entry,
@@ -69,6 +74,7 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
     }
     if entry is None:
         near, more = nearby(asked, tables.by_namespace, chosen)
+        near = list(dict.fromkeys([*likely, *near]))[: len(near)]
         document |= {
             "lies_on": _short(lies_on) if lies_on is not None else None,
             "nearby": [_place(p, tables.by_namespace) for p in near],
@@ -91,6 +97,28 @@ def explain(settings: Settings, asked: Address, environ: Mapping[str, str]) -> D
         document["radius"] = _radius(hanging, notes) if hanging is not None else None
         document["history"] = _history(settings, entry, at, tables, notes)
     return document | {"notes": [printable(note) for note in notes]}
+
+
+def _meant(named: Address, text: str, tables: Tables, chosen: Filter) -> tuple[Address, list[Place]]:
+    """Where the path leads, if it has links of the host's in it; else the mount whose source it names: of several, all.
+
+    Nothing on a mount that is watched is touched.
+    """
+    if (table := tables.by_namespace.get(named.namespace)) is None:
+        return named, []
+
+    def is_watched(path: str) -> bool:
+        mount = mount_of(path, table.mounts)
+        return mount is not None and chosen.watches(named.namespace, mount)
+
+    if named.namespace != HOST or is_watched(named.path):
+        return named, []
+    barred = [m._replace(fstype="autofs") if chosen.watches(HOST, m) else m for m in table.mounts]
+    if (path := normalised(resolved(named.path, barred))) != named.path:
+        return Address(HOST, path), []
+    likely = by_source(text, tables.by_namespace, chosen) if text.strip("/:") else []
+    hosts = [place for place in likely if place.namespace == HOST] or likely  # from where it may be bound elsewhere
+    return (Address(*hosts[0]), []) if len(hosts) == 1 else (named, likely[:MAX_NEARBY])
 
 
 def _place_in(entry: Document) -> Place:

@@ -57,15 +57,16 @@ def _say(document: Document, lines: Callable[[Document], Iterable[str]], *, as_j
 def explain(ctx: click.Context, config_path: str | None, as_json: bool, path: str) -> None:
     """Tell all that is known of the mount that PATH lies on.
 
-    PATH is a mount point or any path below one, of the host or of a container: /mnt/nas/films, ct:101:/media. It is
-    found in the mount tables and never touched; links are not followed.
+    PATH is a mount point or any path below one, of the host or of a container: /mnt/nas/films, ct:101:/media; or what
+    is mounted: nas01:/export. It is found in the mount tables and never touched; links on the host's own disks are
+    followed.
 
     Exit codes: 0 ok; 1 a warning; 2 stale, missing, or no watched mount there; 3 usage or internal error.
     """
     from watcher import explained, explaining
 
     asked = address_of(path)
-    document = _found(lambda: explaining.explain(_settings(config_path or ctx.obj), asked, os.environ))
+    document = _found(lambda: explaining.explain(_settings(config_path or ctx.obj), asked, os.environ, path))
     _say(document, explained.lines, as_json=as_json)
     ctx.exit(explained.exit_code(document))
 

@@ -120,6 +120,29 @@ def test_wrong_and_partial_paths_list_what_is_there(fuse: FuseServer, mount_dir:
     assert [place["target"] for place in told["nearby"]] == [iso, nas]
 
 
+def test_by_a_symlink_and_by_what_is_mounted(
+    fuse: FuseServer, mount_dir: MakeDir, command: Command, tmp_path: Path
+) -> None:
+    nas = fuse.mount(mount_dir("mnt/nas"), source="nas01:/ex port", fstype="fuse.sshfs", mode=HANG)
+    two = [fuse.mount(mount_dir(f"mnt/{n}"), source="nas02:/x", fstype="fuse.sshfs", mode=HANG) for n in ("a", "b")]
+    (tmp_path / "srv").symlink_to("mnt")
+    (tmp_path / "films").symlink_to(f"{tmp_path}/srv/nas/films/../new")
+    for text, leads_to in (
+        (f"{tmp_path}/srv/nas/", nas.mount_point),
+        (f"{tmp_path}/films/1.mkv", f"{nas.mount_point}/new/1.mkv"),
+        ("nas01:/ex port/", nas.mount_point),
+        ("nas01:", nas.mount_point),
+    ):
+        told = json.loads(command.run("explain", "--json", text).stdout)
+        assert (told["mount"]["target"], told["leads_to"]["target"]) == (nas.mount_point, leads_to)
+    shown = command.run("explain", "nas01:/ex port").stdout
+    assert shown.startswith(f"STALE: host {nas.mount_point}\n  nas01:/ex port leads to {nas.mount_point}\n")
+    told = json.loads(command.run("explain", "--json", "nas02:/x").stdout)
+    assert (told["mount"], told["leads_to"]) == (None, None)
+    assert [place["target"] for place in told["nearby"]][:2] == [mount.mount_point for mount in two]
+    assert [mount.counters().requests.get("STATFS", 0) for mount in two] == [0, 0]
+
+
 def test_what_is_mounted_over_it_is_another_matter(fuse: FuseServer, mount_dir: MakeDir, command: Command) -> None:
     nas = fuse.mount(mount_dir("mnt/nas"))
     command.sections["watch"] += '\nfstypes = ["fuse.*"]'

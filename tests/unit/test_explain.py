@@ -12,6 +12,7 @@ from watcher.core.explain import (
     address,
     advice_on,
     base_of,
+    by_source,
     nearby,
     normalised,
     past_words,
@@ -120,6 +121,20 @@ def test_what_may_have_been_meant(asked: Address, first: Place) -> None:
     found, more = nearby(asked, TABLES, WATCHED)
     assert (found[0], more) == (first, 0)
     assert sorted(map(str, found)) == ["/mnt/iso", "/mnt/pve/nas01", "/srv", "ct:101:/media"]
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("nas01:/export", ["/mnt/pve/nas01", "ct:101:/media"]),
+        ("nas01:/export/", ["/mnt/pve/nas01", "ct:101:/media"]),
+        ("nas01:", ["/mnt/pve/nas01", "ct:101:/media"]),
+        ("nas01:/exp", []),
+        ("\\\\nas\\iso", []),
+    ],
+)
+def test_what_is_mounted_names_a_mount(text: str, places: list[str]) -> None:
+    assert [str(place) for place in by_source(text, TABLES, WATCHED)] == places
 
 
 def test_nearby_is_bounded() -> None:

@@ -1,11 +1,11 @@
 """What `explain` and `hidden` make of a path: which mount it lies on, where else that stands, what is near.
 
-By the mount tables alone: a path is text here, and symlinks are not followed.
+By the mount tables alone: a path is text here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from watcher.core.advice import advice
@@ -91,13 +91,32 @@ def same_file_system(mount: Mount, at: Place, tables: Mapping[str, TableRead]) -
     return found[:MAX_PLACES], max(0, len(found) - MAX_PLACES)
 
 
-def nearby(asked: Address, tables: Mapping[str, TableRead], chosen: Filter) -> tuple[list[Place], int]:
-    """The watched mounts that may have been meant, the likeliest first: (places, how many more there are)."""
-    found = []
+def by_source(text: str, tables: Mapping[str, TableRead], chosen: Filter) -> list[Place]:
+    """The watched mounts of a source ("nas01:/export", "//nas01/share"), else of a server, the host's first."""
+
+    def alike(source: str) -> str:
+        return source.replace("\\", "/").rstrip("/:")
+
+    sources, servers = list[Place](), list[Place]()
+    for place, mount in _watched(tables, chosen):
+        if alike(mount.source) == alike(text):
+            sources.append(place)
+        elif server_of(mount.fstype, mount.source) == text.strip("/:"):
+            servers.append(place)
+    return sorted(sources or servers, key=place_order)
+
+
+def _watched(tables: Mapping[str, TableRead], chosen: Filter) -> Iterator[tuple[Place, Mount]]:
+    """Those that a path can lie on."""
     for namespace, table in tables.items():
         candidates = [m for m in table.mounts if chosen.watches(namespace, m)]
         tree = Tree(table.mounts) if candidates else None
-        found += [Place(namespace, m.mount_point) for m in candidates if tree is not None and tree.is_visible(m)]
+        yield from ((Place(namespace, m.mount_point), m) for m in candidates if tree is not None and tree.is_visible(m))
+
+
+def nearby(asked: Address, tables: Mapping[str, TableRead], chosen: Filter) -> tuple[list[Place], int]:
+    """The watched mounts that may have been meant, the likeliest first: (places, how many more there are)."""
+    found = [place for place, _ in _watched(tables, chosen)]
 
     def strangeness(place: Place) -> tuple[bool, bool, int, tuple[bool, tuple[str | int, ...]]]:
         below = is_below(place.mount_point, asked.path) and asked.path != "/"
