@@ -254,13 +254,20 @@ def _look(
         return None, None
     containers = [table.container for table in tables.by_namespace.values() if table.container is not None]
     wanted = radius.Wanted.of(superblock_of(mount), points, host)
-    proc, served = settings.paths.proc, Served()
+    served = Served()
 
     async def look() -> tuple[list[Evidence], list[Radius]]:
         children = Children()
         try:
             return await asyncio.gather(
-                gather(questions, children=children, reader=FileReader(children), mounts=host, proc=proc),
+                gather(
+                    questions,
+                    children=children,
+                    reader=FileReader(children),
+                    mounts=host,
+                    proc=settings.paths.proc,
+                    fstab=settings.paths.fstab,
+                ),
                 radius.look(
                     [wanted],
                     containers,

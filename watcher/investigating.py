@@ -149,6 +149,7 @@ class Investigator:
                     reader=self._reader,
                     mounts=mounts,
                     proc=self._paths.proc,
+                    fstab=self._paths.fstab,
                 )
                 self._found.update((m, (monotonic(), evidence)) for m, evidence in zip(questions, found, strict=True))
 

@@ -51,7 +51,7 @@ async def test_a_stale_mount_with_its_history_asked_of_the_service(site: Site) -
         outcome = await site.run("explain", "--json", path)
         told = document(outcome)
         assert (outcome.code, told["answered_by"]) == (2, "service")
-        assert told["asked"] == {"namespace": "host", "path": f"{site.place('nas')}/films/1.mkv"}
+        assert told["asked"] == {"namespace": "host", "path": f"{site.place('nas')}/films/1.mkv", "text": path}
         entry = told["mount"]
         assert (entry["status"], entry["cause"], entry["server"]) == ("stale", "timeout", "nas01")
         assert entry["target"] == site.place("nas")

@@ -562,6 +562,7 @@ def test_why(member: Member, found: dict[str, object], lines: list[str]) -> None
     assert causes.cause_lines(member, evidence(member.subject, **found)) == lines
 
 
+MEND = "Mend that – no such directory? See below the fsid=0 that exportfs -v shows"
 LOST = "unwritten data is lost – who still waits: kill -9 – "
 ABORT = (
     "if grep -qF ' 0:60 / /mnt/cloud ' /proc/self/mountinfo; then "
@@ -611,7 +612,7 @@ ABORT = (
             failing(NAS, Cause.STALE_HANDLE),
             {"origin": Origin.AUTOMOUNT},
             [
-                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
                 "Do: umount -l /mnt/nas # the next access mounts it again",
             ],
         ),
@@ -619,7 +620,7 @@ ABORT = (
             failing(NAS, Cause.STALE_HANDLE),
             {"origin": Origin.UNIT},
             [
-                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
                 "Do: umount -l /mnt/nas && systemctl start mnt-nas.mount",
             ],
         ),
@@ -695,7 +696,7 @@ ABORT = (
             failing(NAS, Cause.STALE_HANDLE),
             {},
             [
-                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
                 "Do: umount -l /mnt/nas && mount -t nfs -o vers=4.2 nas01:/data /mnt/nas",
             ],
         ),
@@ -703,7 +704,7 @@ ABORT = (
             failing(IN_CT, Cause.STALE_HANDLE),
             {},
             [
-                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
                 "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount -t nfs -o vers=4.2 nas01:/data /data",
             ],
         ),
@@ -839,11 +840,19 @@ ABORT = (
                 "To give it up: umount -l /mnt/cloud # then start what mounts it again",
             ],
         ),
+        (  # NFS 3 has the server's own paths
+            failing(replace(NAS, options="rw,vers=3"), Cause.STALE_HANDLE),
+            {"origin": Origin.FSTAB},
+            [
+                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                "Do: umount -l /mnt/nas && mount /mnt/nas",
+            ],
+        ),
         (  # what a server was mounted by is its own matter, and a path is one word
             failing(replace(NAS, superblock=NAS.superblock._replace(source="nas01:/a b")), Cause.STALE_HANDLE),
             {"origin": Origin.FSTAB},
             [
-                "First, on nas01: ls -la '/a b'; findmnt -T '/a b' # empty, or its disk not mounted? Mend that",
+                f"First, on nas01: ls -la '/a b'; findmnt -T '/a b' # empty, or its disk not mounted? {MEND}",
                 "Do: umount -l /mnt/nas && mount /mnt/nas",
             ],
         ),
@@ -937,7 +946,7 @@ ABORT = (
             failing(NAS, Cause.STALE_HANDLE),
             {"stacked": 2, "origin": Origin.FSTAB},
             [
-                "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+                f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
                 "Do: umount -l /mnt/nas # 2 mounts stand there, this takes the upper one away",
             ],
         ),

@@ -25,6 +25,7 @@ from watcher.core.silences import Silences
 from watcher.core.wording import describe_type
 from watcher.model import HOST, Cause, Kind, Place, Silence, Subject, Superblock
 
+MEND = "Mend that – no such directory? See below the fsid=0 that exportfs -v shows"
 BERLIN = ZoneInfo("Europe/Berlin")
 DOWN, OK, GONE, REMOUNTED = Condition.DOWN, Condition.OK, Condition.GONE, Condition.REMOUNTED
 
@@ -124,7 +125,7 @@ def test_a_stale_handle_in_a_container() -> None:
             "nas01:/data; NFS 4.2 hard",
             "The server no longer knows that directory: deleted, restored, its disk not mounted, another fsid",
             "Stale file handle (ESTALE)",
-            "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+            f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
             "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data",
             "Quiet: watcher silence --server nas01 --for 2h",
         ]
@@ -153,7 +154,7 @@ def test_some_are_back() -> None:
             "[warning] 🟢 pve3: nas01 ok after 43 min (02:10–02:53), 2 of 3",
             "Ok: host /mnt/pve/nas01 (PVE storage nas01), CT 101 plex /media",
             "🔴 Still: CT 105 arr /data STALE HANDLE",
-            "First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? Mend that",
+            f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
             "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data",
             "Told late: Telegram unreachable from 02:53 on",
         ]

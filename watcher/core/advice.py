@@ -211,7 +211,11 @@ def _first_look(member: Member, who: str) -> list[str]:
     if member.subject.fstype not in NFS or not path.startswith("/") or name(path, 100) != path or member.context:
         return []  # where the host's own is ok, the server is
     quoted = shlex.quote(path)
-    return [f"First, on {who}: ls -la {quoted}; findmnt -T {quoted} # empty, or its disk not mounted? Mend that"]
+    # NFS 4 names it from the server's pseudo-root on (exports(5), fsid=0), which is mostly, not always, its own root.
+    is_3 = (option(member.subject.options, "vers") or "4").startswith("3")
+    root = "" if is_3 else "no such directory? See below the fsid=0 that exportfs -v shows"
+    look = f"ls -la {quoted}; findmnt -T {quoted}"
+    return [f"First, on {who}: {look}{remarks('empty, or its disk not mounted? Mend that', root)}"]
 
 
 # ---- what is not mounted
