@@ -250,10 +250,10 @@ def test_a_containers_fuse_mount_has_no_neighbours_on_the_host() -> None:
 @pytest.mark.parametrize(
     ("host", "sub", "anew"),
     [
-        ({}, {}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"),
-        ({}, {"root": "/sub"}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"),
-        ({}, {"source": "nas01:/x/sub"}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x"),  # as nfs_show_path has it
-        ({"root": "/sub"}, {"root": "/sub"}, "mount /mnt/x"),
+        ({}, {}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x #"),
+        ({}, {"root": "/sub"}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x #"),
+        ({}, {"source": "nas01:/x/sub"}, "mount -t nfs -o vers=4.2 nas01:/x /mnt/x #"),  # as nfs_show_path has it
+        ({"root": "/sub"}, {"root": "/sub"}, "mount /mnt/x # where fstab has it –"),
     ],
 )
 def test_what_is_bound_into_a_container_is_the_hosts_to_mend(
@@ -272,7 +272,7 @@ def test_what_is_bound_into_a_container_is_the_hosts_to_mend(
     assert (question.place, question.stands, question.init_pid) == (Place("host", "/mnt/x"), superblock_of(hosts), 0)
     about = Subject(superblock_of(bound), (state.place,), f"{bound.options},{bound.super_options}")
     do = advice.advice(failing(about, Cause.STALE_HANDLE), "nas01", Evidence(question))[-1]
-    assert do == f"Do: umount -l /mnt/x && {anew} # then restart what still has the old one: pct reboot 105"
+    assert do == f"Do: umount -l /mnt/x && {anew} then restart what still has the old one: pct reboot 105"
     assert question_of(state, [state], [other, alike]).place == state.place
 
 
@@ -895,7 +895,6 @@ ABORT = (
             {"origin": Origin.UNIT},
             ["Do: systemctl start mnt-nas.mount # what lies underneath: watcher hidden /mnt/nas"],
         ),
-        (gone(NAS), {"origin": Origin.AUTOMOUNT}, ["Do: start again what mounted it"]),
         (
             gone(IN_CT),
             {},
@@ -929,6 +928,7 @@ ABORT = (
         (gone(PVE), {}, ["Do: pvesm status --storage nas01 # says why PVE does not mount it"]),
         (replace(gone(NAS), context="Do: mount /mnt/nas"), {}, []),  # said already, by whoever wants it
         (replace(gone(NAS), error="its disk is gone: /dev/sdb1"), {}, []),
+        (gone(NAS), {"origin": Origin.AUTOMOUNT}, ["Do: ls /mnt/nas # the next access mounts it again"]),
         (gone(subject("/mnt/x", source="-osetup=x", fstype="fuse.sshfs")), {}, ["Do: start again what mounted it"]),
         (gone(subject("/mnt/x", source="[-oX=y]:/", fstype="fuse.sshfs")), {}, ["Do: start again what mounted it"]),
         # A user's: root would ask another's server with his own keys.

@@ -148,7 +148,9 @@ def test_advice_is_that_of_an_alarm() -> None:
     stale = state("/mnt/pve/nas01", "stale", cause=Cause.TIMEOUT)
     assert advice_on(stale)[0] == "Do: see whether nas01 is off, or the network to it, the mount resumes by itself"
     inside = state("/media", "stale", "ct:101", Cause.STALE_HANDLE)
-    assert advice_on(inside)[-1] == "Do: pct exec 101 -- umount -l /media && pct exec 101 -- mount /media"
+    assert advice_on(inside)[-1] == (
+        "Do: pct exec 101 -- umount -l /media && pct exec 101 -- mount /media # where fstab has it"
+    )
 
 
 def test_what_the_host_has_too_is_mended_there() -> None:

@@ -126,7 +126,7 @@ def test_a_stale_handle_in_a_container() -> None:
             "The server no longer knows that directory: deleted, restored, its disk not mounted, another fsid",
             "Stale file handle (ESTALE)",
             f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
-            "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data",
+            "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data # where fstab has it",
             "Quiet: watcher silence --server nas01 --for 2h",
         ]
     )
@@ -155,7 +155,7 @@ def test_some_are_back() -> None:
             "Ok: host /mnt/pve/nas01 (PVE storage nas01), CT 101 plex /media",
             "🔴 Still: CT 105 arr /data STALE HANDLE",
             f"First, on nas01: ls -la /data; findmnt -T /data # empty, or its disk not mounted? {MEND}",
-            "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data",
+            "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data # where fstab has it",
             "Told late: Telegram unreachable from 02:53 on",
         ]
     )
@@ -305,7 +305,8 @@ def test_what_has_been_wrong_for_long_is_not_why_people_are_woken() -> None:
             "No answer within 5 s",
             "Do: see whether nas01 is off, or the network to it, the mount resumes by itself",
             "To give it up: pct exec 105 -- umount -fl /data"
-            " # unwritten data is lost – who still waits: kill -9 – later: pct exec 105 -- mount /data",
+            " # unwritten data is lost – who still waits: kill -9"
+            " – later: pct exec 105 -- mount /data (where fstab has it)",
         ]
     )
     assert back.title == "🟢 pve3: CT 105 arr /data ok after 10 min (02:10–02:20), 1 of 2"
@@ -458,10 +459,10 @@ def test_where_it_hangs() -> None:
             CIFS,
             Cause.TIMEOUT,
             "To give it up: umount -l /mnt/smb"
-            " # unwritten data is lost – who still waits: kill -9 – later: mount /mnt/smb",
+            " # unwritten data is lost – who still waits: kill -9 – later: mount /mnt/smb (where fstab has it)",
         ),
         (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud # then start what mounts it again"),
-        (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb && mount /mnt/smb"),
+        (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb && mount /mnt/smb # where fstab has it"),
         (RCLONE, Cause.DISCONNECTED, "Do: umount -l /mnt/cloud # then start what mounts it again"),
         (
             NAS01,
@@ -470,19 +471,32 @@ def test_where_it_hangs() -> None:
             "the mount resumes by itself",
         ),
         (NAS01, Cause.IO_ERROR, "Do: dmesg | tail -n 20 # and see to nas01"),
-        (subject("/mnt/a b'c"), Cause.STALE_HANDLE, """Do: umount -l '/mnt/a b'"'"'c' && mount '/mnt/a b'"'"'c'"""),
-        (subject("/mnt/$(reboot)"), Cause.STALE_HANDLE, "Do: umount -l '/mnt/$(reboot)' && mount '/mnt/$(reboot)'"),
-        (IN_105, Cause.STALE_HANDLE, "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data"),
+        (
+            subject("/mnt/a b'c"),
+            Cause.STALE_HANDLE,
+            """Do: umount -l '/mnt/a b'"'"'c' && mount '/mnt/a b'"'"'c' # where fstab has it""",
+        ),
+        (
+            subject("/mnt/$(reboot)"),
+            Cause.STALE_HANDLE,
+            "Do: umount -l '/mnt/$(reboot)' && mount '/mnt/$(reboot)' # where fstab has it",
+        ),
+        (
+            IN_105,
+            Cause.STALE_HANDLE,
+            "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data # where fstab has it",
+        ),
         (
             subject(Place("ct:web", "/data;x")),
             Cause.STALE_HANDLE,
-            "Do: lxc-attach -n web -- umount -l '/data;x' && lxc-attach -n web -- mount '/data;x'",
+            "Do: lxc-attach -n web -- umount -l '/data;x' && lxc-attach -n web -- mount '/data;x' # where fstab has it",
         ),
         # of several places, the host's
         (
             subject(Place("ct:1", "/x"), "/mnt/x"),
             Cause.STALE_HANDLE,
-            "Do: umount -l /mnt/x && mount /mnt/x # then restart what still has the old one: pct reboot 1",
+            "Do: umount -l /mnt/x && mount /mnt/x"
+            " # where fstab has it – then restart what still has the old one: pct reboot 1",
         ),
     ],
 )
@@ -548,7 +562,7 @@ def test_only_the_containers_own_mount_fails() -> None:
     alone = member(IN_105, cause=Cause.STALE_HANDLE, error="Stale file handle (ESTALE)", context=ALONE)
     assert told(Topic.PROBLEM, incident(alone)).body.splitlines()[-3:-1] == [
         "The host's own mount of it is ok: only this one fails",
-        "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data",
+        "Do: pct exec 105 -- umount -l /data && pct exec 105 -- mount /data # where fstab has it",
     ]
 
 

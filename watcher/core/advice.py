@@ -24,7 +24,7 @@ from watcher.core.commands import (
     storage_of,
     unmounted,
 )
-from watcher.core.evidence import CIFS, Daemon, Evidence, Port, never_started
+from watcher.core.evidence import CIFS, Daemon, Evidence, Origin, Port, never_started
 from watcher.core.filters import KERNEL_REMOTE
 from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
 from watcher.core.mountinfo import option
@@ -227,6 +227,8 @@ def _mount_advice(member: Member, place: Place, found: Evidence | None) -> list[
     if storage := storage_of(place, found):
         return [f"Do: pvesm status --storage {shlex.quote(storage)} # says why PVE does not mount it"]
     command, remark = _renewed(member, place, found, is_away=True)
+    if found is not None and found.origin is Origin.AUTOMOUNT:
+        return [f"Do: ls {shlex.quote(place.mount_point)}{remarks(remark)}"]
     if not command:
         return ["Do: start again what mounted it"]
     if place.namespace != HOST:

@@ -137,7 +137,9 @@ def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bo
             is_desktop = "gvfs" in subject.fstype or "gvfs" in subject.source
             desktop = "then, as its user: systemctl --user restart gvfs-daemon"
             return Again(remark=desktop if is_desktop else "then start what mounts it again")
-    return Again(f"{inside_of(place)}mount {quoted}")
+    # Who mounts it is not known, or a line of fstab(5) does.
+    remark = "where fstab has it" if origin is Origin.UNKNOWN else ""
+    return Again(f"{inside_of(place)}mount {quoted}", remark)
 
 
 def _anew(subject: Subject, place: Place) -> Again:
