@@ -210,10 +210,7 @@ def _take(path: str, text: bytes, there: list[Storage], guests: list[Guest]) -> 
     if known is None:
         guests.append(one)
         return
-    old = guests[known]
-    guests[known] = old._replace(
-        name=one.name or old.name, volumes=old.volumes + one.volumes, paths=old.paths + one.paths
-    )
+    guests[known] = core.joined(guests[known], one)
 
 
 def _spaces(containers: Iterable[Container], proc: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from watcher.core.radius import (
     Using,
     guest,
     job_of,
+    joined,
     line,
     lines,
     on_mount,
@@ -137,6 +138,17 @@ def test_guests(text: bytes, is_vm: bool, expected: Guest) -> None:
 def test_a_guest_that_is_being_backed_up() -> None:
     assert guest("7", False, b"lock: backup\nhostname: arr\n[snap]\nlock: x\n").in_backup
     assert not guest("7", False, b"lock: migrate\n[snap]\nlock: backup\n").in_backup
+
+
+def test_a_container_has_two_configurations() -> None:
+    """Whichever is read first: what only Proxmox VE's tells, that it is being backed up, is not lost."""
+    lxc, pve = guest("7", False, LXC), guest("7", False, b"lock: backup\ntemplate: 1\n" + CT)
+    for one in (joined(lxc, pve), joined(pve, lxc)):
+        assert (one.in_backup, one.is_template) == (True, True)
+        assert set(one.paths) == {*lxc.paths, *pve.paths}
+        assert one.volumes == pve.volumes
+    assert joined(lxc, pve).name == "plex"
+    assert joined(pve, guest("7", False, b"")) == pve
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,19 @@ def guest(ident: str, is_vm: bool, data: bytes) -> Guest:
     return Guest(ident, is_vm, title, tuple(volumes), tuple(paths), locked == "backup", is_template)
 
 
+def joined(one: Guest, other: Guest) -> Guest:
+    """What two configurations of a guest say of it: LXC's own, and Proxmox VE's, of which that is made."""
+    return Guest(
+        one.id,
+        one.is_vm,
+        other.name or one.name,
+        tuple(dict.fromkeys(one.volumes + other.volumes)),
+        tuple(dict.fromkeys(one.paths + other.paths)),
+        one.in_backup or other.in_backup,
+        one.is_template or other.is_template,
+    )
+
+
 def on_mount(
     mount_points: Sequence[str],
     there: Sequence[Storage],
