@@ -410,6 +410,16 @@ def test_an_address_is_one_word() -> None:
     assert first.startswith("Do: ping -c 3 fe80::1%eth0.5; ip neigh show fe80::1 # ")
 
 
+@pytest.mark.parametrize("path", ["/mnt/new\nline", "/mnt/\udcff", "/mnt/@everyone", f"/mnt/{'x' * 300}"])
+def test_a_path_that_no_message_can_show_is_in_no_command(path: str) -> None:
+    """That there are none is said; in a message about what is well, nothing."""
+    about = subject(path, source="nas01:/data")
+    [do] = advice.advice(failing(about, Cause.STALE_HANDLE), "nas01", evidence(about))
+    assert do == "Do: by hand, the path is too long for a command in a message, or has characters that none can show"
+    full = replace(failing(about), kind=Kind.FULL)
+    assert advice.advice(full, "nas01", evidence(about)) == []
+
+
 def test_of_several_monitors_the_host_speaks_of_the_same() -> None:
     """A container reaches neither; the host has asked one, or both."""
     one, two = Endpoint("10.0.0.1", 6789), Endpoint("10.0.0.2", 6789)

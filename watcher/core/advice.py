@@ -41,6 +41,7 @@ _SERVICES = {
     **dict.fromkeys(CIFS, "smbd"),
     "ceph": "ceph-mon.target",
 }
+_BY_HAND = "Do: by hand, the path is too long for a command in a message, or has characters that none can show"
 _RESUMES = "the mount resumes by itself"
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
 _LOGIN = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*(?=:)")  # of sshfs(1)'s source
@@ -54,9 +55,12 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
         if question.stands is not None:
             subject = replace(member.subject, superblock=question.stands, options=question.options)
             member = replace(member, subject=subject)
-    if place is None or name(place.mount_point, 200) != place.mount_point:
-        return []  # a command that was shortened or escaped would do something else
-    return [line for line in _lines(member, place, server, found) if _fits(line)]
+    if place is None:
+        return []
+    lines = _lines(member, place, server, found)
+    if name(place.mount_point, 200) != place.mount_point:
+        return [_BY_HAND] if lines else []  # a command that was shortened or escaped would do something else
+    return [line for line in lines if _fits(line)]
 
 
 def _is_hosts(member: Member, found: Evidence) -> bool:
