@@ -16,6 +16,7 @@ from time import monotonic
 
 from watcher import procfs
 from watcher.children import Children
+from watcher.core import bound as binds
 from watcher.core import expected as texts
 from watcher.files import names_in, read_regular
 from watcher.model import HOST, Container, Expected, ExpectedRead, Mount, Place
@@ -73,11 +74,12 @@ class Expectations:
             *texts.from_units([texts.Unit(*unit) for unit in units.items()], enabled),
             *texts.from_storages(self._content.get(storage, b""), self._node),
         ]
+        host += self._bound_on_host(self._content.get(fstab, b""), host, mounts)
         host = texts.without_masked([_without_links(e, mounts) for e in host], units)
         bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
         remote = [m for m in mounts if may_hang_on(m.fstype) and m.fstype != "autofs"]
         inside = [e for c in containers for e in self._inside_fstab(c)]
-        expected = (*host, *texts.binds(bound, host, remote), *inside)
+        expected = (*host, *binds.binds(bound, host, remote), *inside)
         return ExpectedRead(expected, not self._unread, frozenset(c.namespace for c in self._fstabs))
 
     async def events(
@@ -146,6 +148,11 @@ class Expectations:
         words = [f"{file.path}: {why}" for file, why in sorted(self._troubles.items())]
         return {HOST: f"what should be mounted is not known in full: {'; '.join(words[:3])}"} if words else {}
 
+    @staticmethod
+    def _bound_on_host(fstab: bytes, host: Sequence[Expected], mounts: Sequence[Mount]) -> list[Expected]:
+        bound = [binds.Bound(resolved(source, mounts), target) for source, target in binds.bound_by_fstab(fstab)]
+        return [e for e in binds.binds_on_host(bound, host, mounts) if may_hang_on(e.fstype)]
+
     def _units(self, mounts: Sequence[Mount]) -> tuple[Mapping[str, bytes], frozenset[str]]:
         """The mount units, of which the earlier directory's counts (systemd.unit(5)), and what some unit wants."""
         units, enabled = dict[str, bytes](), set[str]()
@@ -174,7 +181,7 @@ class Expectations:
     def _bound(self, files: Sequence[File]) -> Iterator[tuple[str, str, str]]:
         for file in files:
             content = self._content.get(file, b"")
-            for bound in (*texts.bound_by_pve(content), *texts.bound_by_lxc(content)):
+            for bound in (*binds.bound_by_pve(content), *binds.bound_by_lxc(content)):
                 yield bound.source, bound.target, file.path
 
     async def _read_fstabs(self, containers: Sequence[Container]) -> None:

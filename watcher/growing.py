@@ -172,7 +172,7 @@ class Growing:
         if member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK):
             return self._seen_disk(member, there[-1], table, watched) if there else None
         on_it = [m for m in there if superblock_of(m) == member.subject.superblock]
-        if there and not on_it:
+        if there and not on_it and member.kind is not Kind.MISSING:
             return None  # something else stands there, or it is back
         job, _, _ = job_of(place, on_it[-1] if on_it else None, table, chosen)
         if job is not None:

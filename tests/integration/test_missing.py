@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.containers import Containers
-from tests.fakes.fuse import HANG, OK, FuseServer
-from tests.fakes.fuse_server import unmount
+from tests.fakes.fuse import HANG, MS_BIND, OK, FuseServer
+from tests.fakes.fuse_server import mount, unmount
 from tests.fakes.receivers import GotifyReceiver
 from tests.integration.looking import Command, until
 from tests.integration.service import HOST, Site, toml
@@ -218,6 +219,32 @@ def test_one_look_finds_it_mounted_through_a_link(command: Command, fuse: FuseSe
     (tmp_path / "fstab").write_text(f"nas01:/data {tmp_path}/link/nas fuse.test defaults\n")
     outcome = command.once()
     assert (outcome.code, outcome.document["summary"]["total"]) == (0, 1)
+
+
+def test_a_bind_that_was_made_before_its_source_was_mounted_shows_the_disk(
+    command: Command, fuse: FuseServer, tmp_path: Path
+) -> None:
+    for name in ("mnt/nas/www", "mnt/early", "mnt/good", "mnt/local", "mnt/local-bind"):
+        (tmp_path / name).mkdir(parents=True)
+    names = [("mnt/nas/www", "mnt/early"), ("mnt/nas/www", "mnt/good"), ("mnt/local", "mnt/local-bind")]
+    lines = [f"{tmp_path}/{source} {tmp_path}/{target} none bind 0 0" for source, target in names]
+    (tmp_path / "fstab").write_text("\n".join([f"nas01:/x {tmp_path}/mnt/nas fuse.test defaults", *lines]))
+    bind = functools.partial(mount, fstype=b"none", flags=MS_BIND)
+    early, good = (os.fsencode(tmp_path / name) for name in ("mnt/early", "mnt/good"))
+    bind(os.fsencode(tmp_path / "mnt/nas/www"), early)
+    nas = fuse.mount(f"{tmp_path}/mnt/nas", source="nas01:/x", directories=["www"])
+    bind(nas.path + b"/www", good)
+    try:
+        outcome = command.once()
+    finally:
+        unmount(early)
+        unmount(good)
+    # The local one is no matter, though nobody has made it.
+    assert {m["target"]: m["status"] for m in outcome.document["mounts"]} == {
+        nas.mount_point: "ok", f"{tmp_path}/mnt/good": "ok", f"{tmp_path}/mnt/early": "missing"
+    }  # fmt: skip
+    early_one = outcome.mount(f"{tmp_path}/mnt/early")
+    assert re.fullmatch(r".+ \(\w+\) stands in its place; /etc/fstab wants it", early_one["error"])
 
 
 def test_one_look_knows_units_and_our_own_file(command: Command, tmp_path: Path) -> None:

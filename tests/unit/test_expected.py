@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.mounts import mount
 from watcher.core import expected as texts
-from watcher.core.expected import Bound, Unit, bound_by_lxc, bound_by_pve, from_fstab, from_storages, from_units
+from watcher.core.bound import Bound, binds_on_host, bound_by_fstab, bound_by_lxc, bound_by_pve
+from watcher.core.expected import Unit, from_fstab, from_storages, from_units
 from watcher.model import HOST, Expected, Place
 
 FSTAB = rb"""# /etc/fstab
@@ -251,6 +253,28 @@ lxc.mount.entry = proc proc proc nodev 0 0
     assert bound_by_lxc(lxc) == [Bound("/mnt/nas/a b", "/data")]
 
 
+def test_binds_of_the_hosts_own_are_of_what_they_should_show() -> None:
+    content = b"""nas01:/data /mnt/nas nfs defaults
+/mnt/nas/www /srv/www none bind,ro 0 0
+/mnt/nas/disk/x /srv/x none rbind
+/mnt/nas/y /srv/y none bind,noauto
+/mnt/cold/z /srv/z none bind
+/home/a /srv/a none bind
+"""
+    bound = bound_by_fstab(content)
+    assert [b.target for b in bound] == ["/srv/www", "/srv/x", "/srv/z", "/srv/a"]
+    cold = Expected(Place(HOST, "/mnt/cold"), "COLD:/z/", "nfs4", "PVE storage cold")
+    standing = [mount("/", device="8:1", fstype="ext4", source="/dev/sda1"), mount(source="nas01.lan:/data")]
+    standing.append(mount("/mnt/nas/disk", device="8:2", fstype="xfs", source="/dev/sdb1"))
+    found = {e.place.mount_point: (e.source, e.fstype) for e in binds_on_host(bound, [cold], standing)}
+    assert found == {
+        "/srv/www": ("nas01.lan:/data", "nfs4"),
+        "/srv/x": ("/dev/sdb1", "xfs"),
+        "/srv/z": ("", "nfs4"),
+        "/srv/a": ("/dev/sda1", "ext4"),
+    }
+
+
 LINES = st.lists(
     st.one_of(
         st.binary(max_size=60),
@@ -269,7 +293,8 @@ def test_any_bytes_are_survived_and_give_absolute_paths(content: bytes) -> None:
         *from_units([Unit("x.mount", content)], frozenset({"x.mount"})),
     ]
     paths = [e.place.mount_point for e in found]
-    paths += [path for bound in (*bound_by_pve(content), *bound_by_lxc(content)) for path in bound]
+    bound = (*bound_by_pve(content), *bound_by_lxc(content), *bound_by_fstab(content))
+    paths += [path for each in bound for path in each]
     assert all(texts.path_of(path) == path for path in paths)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.unit.mounts import mount, table, watching
-from watcher.core.expected import binds
+from watcher.core.bound import binds
 from watcher.core.filters import Filter
 from watcher.core.missing import Missing
 from watcher.model import (

@@ -1,4 +1,4 @@
-"""What files say should be mounted: fstab(5), systemd.mount(5), Proxmox VE's storage.cfg, containers' configurations.
+"""What files say should be mounted: fstab(5), systemd.mount(5), Proxmox VE's storage.cfg. `bound` has the binds.
 
 Takes their bytes, whatever these are, and gives `Expected`; whether it is mounted is `missing`'s matter.
 """
@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from watcher.core import fstab, pve
-from watcher.core.lxc import bind_of, key_and_value
-from watcher.core.mountinfo import option
 from watcher.core.wording import name
-from watcher.model import HOST, Expected, Mount, Place
+from watcher.model import HOST, Expected, Place
 
 MAX_FROM_FILE = 1000  # mounts taken from one file
 MAX_PATH = 4096  # PATH_MAX of linux/limits.h
 
-_ON_DEMAND = ("x-systemd.automount", "comment=systemd.automount")
+ON_DEMAND = ("x-systemd.automount", "comment=systemd.automount")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.")
 
 # Types in fstab whose mount(8) helpers mount something that the kernel calls otherwise.
@@ -70,12 +68,12 @@ def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: s
     """What is mounted at boot, or has a trigger of systemd's there. `run`: stands before a command for it."""
     found = []
     for source, target, fstype, options in fstab.entries(content.decode("utf-8", "surrogateescape")):
-        path, by_demand = path_of(target), _has(options, *_ON_DEMAND)
+        path, by_demand = path_of(target), has(options, *ON_DEMAND)
         # A bind is of what stands elsewhere, and named by that.
-        if path is None or fstype in ("none", "swap") or _has(options, "bind", "rbind"):
+        if path is None or fstype in ("none", "swap") or has(options, "bind", "rbind"):
             continue
         # Beside it "noauto" means nothing to systemd; whether a container has one nobody knows.
-        if namespace != HOST if by_demand else _has(options, "noauto"):
+        if namespace != HOST if by_demand else has(options, "noauto"):
             continue
         source, fstype = _of_fuse(source, fstype)
         mend = run + (start_command(f"{unit_name(path)}.automount") if by_demand else mount_command(path))
@@ -93,7 +91,8 @@ def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: s
     return found[:MAX_FROM_FILE]
 
 
-def _has(options: str, *words: str) -> bool:
+def has(options: str, *words: str) -> bool:
+    """Whether one of the words is among the options."""
     return not {word.strip() for word in options.split(",")}.isdisjoint(words)
 
 
@@ -134,7 +133,7 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
         keys = _mount_section(unit.content)
         path = path_of(_unquoted(keys.get("Where", "")))
         options = keys.get("Options", "")
-        if path is None or "%" in path or _has(options, "noauto", "bind", "rbind"):
+        if path is None or "%" in path or has(options, "noauto", "bind", "rbind"):
             continue
         source, fstype = _of_fuse(_unquoted(keys.get("What", "")), keys.get("Type", ""))
         found.append(
@@ -226,66 +225,3 @@ def _share(kind: str, keys: Mapping[str, str]) -> str:
     if kind == "cephfs":
         return f"{','.join(re.split(r'[,; ]+', keys.get('monhost', '')))}:{keys.get('subdir', '/')}"
     return ""
-
-
-# ---- containers
-
-
-class Bound(NamedTuple):
-    """A directory of the host's that a container is to have."""
-
-    source: str
-    target: str
-
-
-def bound_by_pve(content: bytes) -> list[Bound]:
-    """The bind mount points (mpN) of a container's Proxmox VE configuration (pct.conf(5)), not of its snapshots."""
-    found = []
-    for line in pve.lines_of(content):
-        if line.startswith("["):
-            break
-        key, colon, value = line.partition(":")
-        if not colon or not pve.MOUNT_POINT.fullmatch(key.strip()):
-            continue
-        volume, _, options = value.strip().partition(",")
-        source, target = path_of(volume.removeprefix("volume=")), path_of(option(options, "mp") or "")
-        if source is not None and target is not None and not source.startswith("/dev/"):
-            found.append(Bound(source, target))
-    return found[:MAX_FROM_FILE]
-
-
-def bound_by_lxc(content: bytes) -> list[Bound]:
-    """The binds that a container's LXC configuration (lxc.container.conf(5), lxc.mount.entry) asks for."""
-    found = []
-    for line in pve.lines_of(content):
-        if line.startswith("["):
-            break  # of Proxmox's files, which have such lines with a colon, too
-        key, value = key_and_value(line)
-        if key != "lxc.mount.entry" or (bind := bind_of(value)) is None:
-            continue
-        # Relative to the container's root, or below where LXC prepares that.
-        source, target = path_of(bind[0]), path_of("/" + bind[1].rpartition("/rootfs/")[2].lstrip("/"))
-        if source is not None and target is not None:
-            found.append(Bound(source, target))
-    return found[:MAX_FROM_FILE]
-
-
-def binds(
-    bound: Mapping[str, Iterable[tuple[str, str, str]]], hosts: Iterable[Expected], mounts: Iterable[Mount]
-) -> list[Expected]:
-    """What containers should have of the host's watched mounts. `bound`: by container id (source, target, origin).
-
-    Of a directory of the host's disk it is no news that it is not bound.
-    """
-    remote = {m.mount_point: (m.source, m.fstype) for m in mounts}
-    remote |= {e.place.mount_point: (e.source, e.fstype) for e in hosts if e.place.namespace == HOST}
-    found = []
-    for ctid, entries in bound.items():
-        for source, target, origin in entries:
-            over = [point for point in remote if source == point or source.startswith(point.rstrip("/") + "/")]
-            if not over:
-                continue
-            from_, fstype = remote[max(over, key=len)]
-            mend = f"pct reboot {ctid}" if ctid.isdecimal() else ""
-            found.append(Expected(Place(f"ct:{ctid}", target), from_, fstype, origin, mend))
-    return found

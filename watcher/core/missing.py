@@ -48,6 +48,7 @@ class _Lack:
     known: bool  # since the start, or it has stood: else somebody has just written it down, and may yet mount it
     show_only: bool
     cover: Mount | None = None  # it is mounted, and out of sight under this
+    instead: Mount | None = None  # what stands in its place
     shown: bool = False  # for long enough
     told: bool = False
 
@@ -114,7 +115,7 @@ class Missing:
                 error=_error(lack),
                 since=lack.since,
                 show_only=lack.show_only,
-                context=_mend(lack.expected),
+                context=_mend(lack),
                 container=self._containers.get(place.namespace),
             )
             for place, lack in self._lacks.items()
@@ -165,6 +166,7 @@ class Missing:
                 self._lacks[place].expected = expected
             if place in self._lacks:
                 self._lacks[place].cover = covers.get(place.mount_point)
+                self._lacks[place].instead = seen.get(place.mount_point)
         return out + self._resume(namespace, now) + self._elapsed(now)
 
     def _is_watched(self, expected: Expected, like: Mount) -> bool:
@@ -268,12 +270,18 @@ def _error(lack: _Lack) -> str:
     if lack.cover is not None:
         over = f"{name(lack.cover.source, 40)} on {name(lack.cover.mount_point)}"
         return f"hidden under {over}; {lack.expected.origin} wants it"
+    if lack.instead is not None:
+        other = f"{name(lack.instead.source, 40)} ({name(lack.instead.fstype, 20)})"
+        return f"{other} stands in its place; {lack.expected.origin} wants it"
     return f"{NO_LONGER if lack.stood else 'not mounted'}; {lack.expected.origin} wants it"
 
 
-def _mend(expected: Expected) -> str:
+def _mend(lack: _Lack) -> str:
     """The command that mounts it, to be copied; none if it cannot be shown as it is."""
-    return f"Do: {expected.mend}" if expected.mend and name(expected.mend, 400) == expected.mend else ""
+    mend = lack.expected.mend
+    if lack.instead is not None and mend.startswith("mount "):
+        mend = f"u{mend} && {mend}"
+    return f"Do: {mend}" if mend and name(mend, 400) == mend else ""
 
 
 def _transition(lack: _Lack, change: Change, subject: Subject, now: float, reason: str = "") -> Transition:
@@ -287,5 +295,5 @@ def _transition(lack: _Lack, change: Change, subject: Subject, now: float, reaso
         Cause.VANISHED,
         _error(lack) if began else "",
         reason=reason,
-        context=_mend(lack.expected) if began else "",
+        context=_mend(lack) if began else "",
     )
