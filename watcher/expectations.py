@@ -12,15 +12,18 @@ import math
 import os.path
 import shlex
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from socket import gethostname
 from time import monotonic
 
 from watcher import procfs
 from watcher.children import Children
 from watcher.core import bound as binds
 from watcher.core import expected as texts
+from watcher.core.missing import Missing
 from watcher.files import names_in, read_regular
-from watcher.model import HOST, Container, Expected, ExpectedRead, Mount, Place
+from watcher.model import HOST, Container, Expected, ExpectedRead, Mount, MountState, Place, TableRead
 from watcher.reading import BatchReader, File, may_hang, may_hang_on, resolved
+from watcher.rules import rules_of
 from watcher.settings import Expect, Settings
 
 log = logging.getLogger(__name__)
@@ -219,6 +222,21 @@ class Expectations:
         ctid = container.ctid
         run = f"pct exec {ctid} -- " if ctid.isdecimal() else f"lxc-attach -n {shlex.quote(ctid)} -- "
         return texts.from_fstab(text, namespace=container.namespace, run=run, where="its /etc/fstab")
+
+
+async def missing_now(
+    settings: Settings, tables: Mapping[str, TableRead], children: Children
+) -> tuple[dict[Place, tuple[MountState, str]], list[str]]:
+    """What is not mounted at this moment, as one look has it, and by whom it is wanted; and what could not be read."""
+    expectations = Expectations(settings, children, node=gethostname().partition(".")[0])
+    missing, now = Missing(rules_of(settings).watched, after=0.0), monotonic()
+    for table in tables.values():
+        missing.handle(table, now)
+    read = await expectations.read(tables[HOST].mounts, missing.containers())
+    missing.handle(read, now)
+    wanted_by = {expected.place: expected.origin for expected in reversed(read.expected)}
+    found = {state.place: (state, wanted_by[state.place]) for state in missing.snapshot()}
+    return found, [f"{namespace}: {words}" for namespace, words in expectations.problems.items()]
 
 
 def from_settings(expect: Expect) -> Expected:

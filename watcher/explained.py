@@ -36,8 +36,11 @@ def lines(document: Document) -> Iterator[str]:
     yield f"{word}: {_where(entry)}"
     if (place := document["leads_to"]) is not None:
         yield f"  {name(document['asked']['text'], 200)} leads to {_address(place)}"
-    yield f"  {entry['source']}; {describe_type(entry['fstype'], entry['options'])}"
-    yield f"  Options: {entry['options']}"
+    # Of what is only expected it may be that neither is known.
+    if what := "; ".join(filter(None, (entry["source"], describe_type(entry["fstype"], entry["options"])))):
+        yield f"  {what}"
+    if entry["options"]:
+        yield f"  Options: {entry['options']}"
     if entry["server"]:
         yield f"  Server: {entry['server']}"
     if entry["since"] is not None:

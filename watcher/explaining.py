@@ -29,13 +29,14 @@ from watcher.core.explain import (
     watched_on_the_way,
 )
 from watcher.core.filters import Filter, literal
-from watcher.core.mountinfo import mount_of
+from watcher.core.mountinfo import is_below, mount_of
 from watcher.core.places import superblock_of
 from watcher.core.radius import Radius, line
 from watcher.core.served import Served
 from watcher.core.times import utc
 from watcher.core.underneath import Underneath
 from watcher.core.wording import container_name, place_order, printable
+from watcher.expectations import missing_now
 from watcher.history import load_history
 from watcher.model import HOST, Cause, Mount, MountState, Place, Reach, TableRead
 from watcher.probing.evidence import gather
@@ -57,6 +58,8 @@ def explain(settings: Settings, named: Address, environ: Mapping[str, str], text
     table = tables.by_namespace.get(asked.namespace)
     lies_on = mount_of(asked.path, table.mounts) if table is not None else None
     entry, answered_by = _from_service(settings, asked, lies_on, notes), "service"
+    if entry is None and (state := _missing(settings, asked, lies_on, tables, notes)) is not None:
+        entry, answered_by = detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}, "tables"
     if entry is None and (state := _disk_in_its_place(asked, tables, chosen)) is not None:
         entry, answered_by = detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state)}, "tables"
     if entry is None and lies_on is not None and chosen.watches(asked.namespace, lies_on):
@@ -170,6 +173,27 @@ def _by_probe(
     elsewhere, _ = same_file_system(state.mount, state.place, tables.by_namespace)
     others = [e.place for e in elsewhere if e.root == state.mount.root]
     return detailed_entry(state, time() - monotonic()) | {"advice": advice_on(state, others)}
+
+
+def _missing(
+    settings: Settings, asked: Address, lies_on: Mount | None, tables: Tables, notes: list[str]
+) -> MountState | None:
+    """What should be mounted there and is not, by the files that want it."""
+
+    async def look() -> MountState | None:
+        children = Children()
+        try:
+            found, problems = await missing_now(settings, tables.by_namespace, children)
+        finally:
+            children.close()
+        state = watched_on_the_way(asked, (state for state, _ in found.values()))
+        notes.extend(problems if state is None else [])
+        return state
+
+    state = asyncio.run(look())
+    if state is None or lies_on is None or is_below(lies_on.mount_point, state.place.mount_point):
+        return None  # or something is mounted between it and the path
+    return state
 
 
 def _disk_in_its_place(asked: Address, tables: Tables, chosen: Filter) -> MountState | None:

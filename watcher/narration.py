@@ -98,4 +98,4 @@ def _place(place: Place) -> str:
 
 
 def _source(source: str) -> str:
-    return name(source, _WIDTH)
+    return name(source, _WIDTH) or "of any source"

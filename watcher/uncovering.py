@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from socket import gethostname
-from time import monotonic, time
+from time import time
 from typing import Any
 
 from watcher.children import Children
 from watcher.core.entries import inside, target_bytes
 from watcher.core.explain import Address
 from watcher.core.filters import Filter
-from watcher.core.missing import Missing
 from watcher.core.mountinfo import Tree, mount_of
 from watcher.core.places import MAX_PLACES
 from watcher.core.times import utc
 from watcher.core.wording import container_name, count, name, place_in_full, place_order, printable, size
-from watcher.expectations import Expectations
+from watcher.expectations import missing_now
 from watcher.model import HOST, Container, Mount, Place, TableRead
 from watcher.probing.beneath import MAX_NAMES
 from watcher.probing.covered import NO_DIRECTORY, NO_RIGHTS, Found, Job, job_of, look_into
@@ -72,15 +70,9 @@ async def _missing(
     settings: Settings, tables: Mapping[str, TableRead], children: Children, notes: list[str]
 ) -> dict[Place, str]:
     """What should be mounted and is not, as the service has it; by whom it is wanted."""
-    expectations = Expectations(settings, children, node=gethostname().partition(".")[0])
-    missing, now = Missing(rules_of(settings).watched, after=0.0), monotonic()
-    for table in tables.values():
-        missing.handle(table, now)
-    read = await expectations.read(tables[HOST].mounts, missing.containers())
-    missing.handle(read, now)
-    notes += [f"{namespace}: {words}" for namespace, words in expectations.problems.items()]
-    wanted_by = {expected.place: expected.origin for expected in reversed(read.expected)}
-    return {state.place: wanted_by[state.place] for state in missing.snapshot()}
+    found, problems = await missing_now(settings, tables, children)
+    notes += problems
+    return {place: by for place, (_, by) in found.items()}
 
 
 def _wanted(

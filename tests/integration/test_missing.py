@@ -207,6 +207,9 @@ def test_one_look_shows_what_is_missing_and_fails(command: Command, tmp_path: Pa
     assert re.search(r"NOT MOUNTED .*nas01:/data", text)
     assert "Do: mount" in text
     assert "1 mount: 1 NOT MOUNTED" in text
+    explained = command.run("explain", f"{tmp_path}/mnt/nas/films")
+    assert (explained.code, explained.stdout.splitlines()[0]) == (2, f"NOT MOUNTED: host {tmp_path}/mnt/nas")
+    assert f"Do: mount {tmp_path}/mnt/nas" in explained.stdout
     gate = command.run("--once", "--path", f"{tmp_path}/mnt/nas")
     assert gate.code == 2
     assert command.run("--once", "--path", f"{tmp_path}/mnt/elsewhere").code == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,8 @@ from watcher.core.explain import (
 )
 from watcher.core.filters import Filter
 from watcher.core.mountinfo import parse
-from watcher.model import HOST, Cause, Change, Container, Kind, MountState, Pace, Place, Reach, TableRead
+from watcher.explained import lines
+from watcher.model import HOST, Cause, Change, Container, Kind, Mount, MountState, Pace, Place, Reach, TableRead
 
 HOST_TABLE = b"""\
 21 1 8:1 / / rw - ext4 /dev/sda1 rw
@@ -141,6 +144,16 @@ def test_nearby_is_bounded() -> None:
     mounts = parse(b"".join(b"%d 1 0:%d / /m%d rw - nfs4 n:/ rw\n" % (n, n, n) for n in range(2, 102)))
     found, more = nearby(Address(HOST, "/"), {HOST: TableRead(HOST, mounts)}, WATCHED)
     assert (len(found), more) == (12, 88)
+
+
+def test_of_what_is_expected_by_its_place_alone_no_more_is_said() -> None:
+    mount = Mount(0, 0, "", "/", "/mnt/usb", "", "", "", "")
+    state = MountState(Place(HOST, "/mnt/usb"), mount, Reach.UNKNOWN, "missing", Cause.VANISHED, "[[expect]] wants it")
+    document: dict[str, Any] = {
+        "mount": detailed_entry(state, 0.0), "evidence": [], "places": [], "radius": None, "advice": [],
+        "answered_by": "service", "history": [],
+    }  # fmt: skip
+    assert list(lines(document)) == ["NOT MOUNTED: host /mnt/usb", "  NOT MOUNTED: [[expect]] wants it"]
 
 
 def test_advice_is_that_of_an_alarm() -> None:
