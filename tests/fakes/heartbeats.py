@@ -9,7 +9,8 @@ from pathlib import Path
 import trustme
 from aiohttp import web
 
-from tests.fakes.receivers import LOOPBACK, HttpReceiver
+from tests.fakes.ports import LOOPBACK
+from tests.fakes.receivers import HttpReceiver
 
 
 class HeartbeatReceiver(HttpReceiver[str]):

@@ -30,13 +30,14 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from aiohttp import web
 
+from tests.fakes.ports import LOOPBACK, free_port
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from aiosmtpd.smtp import SMTP, Envelope, Session
 
-LOOPBACK = "127.0.0.1"
 T = TypeVar("T")
 
 
@@ -64,7 +65,8 @@ class Receiver(Generic[T]):
         await self.stop()
 
     async def start(self) -> None:
-        """Listen: at first on any free port, later on the same one again."""
+        """Listen: at first on any free port, later on the same one again, which nobody else takes meanwhile."""
+        self.port = self.port or free_port()
         if self._hanging:
             self._released.clear()
 
@@ -138,7 +140,6 @@ class HttpReceiver(Receiver[T]):
         await self._runner.setup()
         site = web.TCPSite(self._runner, LOOPBACK, self.port, ssl_context=self._tls)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         await super().stop()
@@ -409,7 +410,6 @@ class SmtpReceiver(Receiver[Mail]):
             return protocol
 
         self._server = await loop.create_server(session, LOOPBACK, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         await super().stop()

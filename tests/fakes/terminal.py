@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-LIMIT = 30.0  # seconds for anything that takes one or two
+LIMIT = 60.0  # seconds for anything that takes one or two
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[()][0-9A-B]|[=>78]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 _ANEW = re.compile(r"\x1b\[H|\x1b\[2J")  # from here on the screen is drawn from its top
 

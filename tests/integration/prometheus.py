@@ -11,9 +11,8 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import aiohttp
 from aiohttp import web
 
 from tests.conftest import skip_or_fail
-from tests.fakes.receivers import LOOPBACK, HttpReceiver
+from tests.fakes.ports import LOOPBACK
+from tests.fakes.receivers import HttpReceiver
 from tests.integration.service import LIMIT, POLL
 
 CONTRIB = Path(__file__).parents[2] / "contrib/prometheus"
@@ -136,15 +136,6 @@ async def alertmanager(directory: Path, config: str, port: int) -> AsyncIterator
         "--cluster.listen-address=",
     ) as server:
         yield server
-
-
-def free_ports(number: int) -> Sequence[int]:
-    """Ports that nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class Webhook(HttpReceiver[dict[str, Any]]):

@@ -244,7 +244,7 @@ async def test_mounts_that_are_slow_are_not_said_to_hang(site: Site, lxc: Contai
     """More than a container's probes can be, at a time: some have to wait for their turn."""
     ct = lxc.start(name="arr", user_namespace=True)
     mounts = [ct.fuse.mount(f"/mnt/{n}", mode=delayed(150)) for n in range(2 * MAX_PER_LANE)]
-    site.write_config(lxc=lxc, interval="100ms", timeout="5s")
+    site.write_config(lxc=lxc, interval="100ms", timeout="30s")
     async with site.service() as service:
         for mounted in mounts:
             await asyncio.to_thread(mounted.wait_seen, "STATFS", 2, timeout=LIMIT)

@@ -439,7 +439,7 @@ async def test_a_hung_send_ends_with_the_parent() -> None:
             assert not ended.is_set()
             parent.kill()
             await parent.communicate()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(LIMIT):
                 await ended.wait()
         finally:
             asyncio.get_running_loop().remove_reader(pidfd)

@@ -23,8 +23,9 @@ from aiohttp import web
 from tests.conftest import skip_or_fail
 from tests.fakes.chromium import Chromium, Tab, missing, others, without
 from tests.fakes.fuse import HANG, OK, fails
+from tests.fakes.ports import free_port
 from tests.fakes.terminal import Terminal
-from tests.integration.prometheus import Server, free_ports, prometheus
+from tests.integration.prometheus import Server, prometheus
 from tests.integration.service import HOST, Site, toml
 from watcher.status.page import load
 
@@ -384,7 +385,7 @@ async def test_what_happens_is_seen_as_it_happens(site: Site, chromium: Chromium
     """A server's plug is pulled: seen on the page, on a terminal and by Prometheus, silenced, and over by itself."""
     nas, other = site.mount("nas", fstype="fuse.sshfs", source="nas01:/export"), site.mount("other")
     site.mount("third", source="nas01:/third", fstype="fuse.sshfs")
-    [port, scrapes] = free_ports(2)
+    port, scrapes = free_port(), free_port()
     address = f"127.0.0.1:{port}"
     origin = f"http://{address}"
     site.write(site.path / "token", "s3cret-s3cret-s3cret\n")

@@ -17,12 +17,12 @@ from prometheus_client.samples import Sample
 
 from tests.fakes.containers import Containers
 from tests.fakes.fuse import HANG, OK
-from tests.fakes.receivers import LOOPBACK, GotifyReceiver
+from tests.fakes.ports import LOOPBACK, free_port
+from tests.fakes.receivers import GotifyReceiver
 from tests.integration.prometheus import (
     CONTRIB,
     Webhook,
     alertmanager,
-    free_ports,
     prometheus,
     run,
 )
@@ -181,7 +181,7 @@ def scraping(ports: Sequence[int], token: Path, alerts: int) -> str:
 async def test_a_server_lost_by_five_nodes_is_one_message(site: Site, tmp_path: Path) -> None:
     names = [f"node{n}" for n in range(NODES)]
     mounts = [site.mount(name, fstype="fuse.sshfs", source="root@nas01:/export") for name in names]
-    [scrapes, alerts, *ports] = free_ports(2 + NODES)
+    [scrapes, alerts, *ports] = [free_port() for _ in range(2 + NODES)]
     token = site.path / "token"
     site.write(token, "0123456789abcdef0123456789abcdef\n")
     async with AsyncExitStack() as stack:

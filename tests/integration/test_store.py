@@ -260,7 +260,9 @@ async def test_one_that_becomes_corrupt_is_written_anew(tmp_path: Path) -> None:
     assert await kept(path) == state
 
 
-async def test_while_another_holds_a_lock_it_goes_on_in_memory_and_returns(tmp_path: Path, hasty: None) -> None:
+async def test_while_another_holds_a_lock_it_goes_on_in_memory_and_returns(
+    tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "state.db"
     async with running(path, full_state()) as (store, _):
         await store.recorded()
@@ -269,7 +271,8 @@ async def test_while_another_holds_a_lock_it_goes_on_in_memory_and_returns(tmp_p
             other.execute("BEGIN EXCLUSIVE")
             await store.put_silence(Silence("a", ("*",), 0, 1))
             await until_trouble(store, "locked by another process")
-            async with asyncio.timeout(1):  # nobody who tells something waits for it
+            monkeypatch.setattr(store_module, "PATIENCE", 10 * LIMIT)
+            async with asyncio.timeout(LIMIT):  # nobody who tells something waits for it
                 await store.recorded()
         finally:
             other.close()
@@ -371,7 +374,7 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting(
     store = Store(str(directory / "state.db"), boot="")
     assert await store.load() == Saved()
     assert "does not answer within" in store.trouble
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         for _ in range(3):
             await store.recorded()
             await store.close()
