@@ -151,7 +151,7 @@ def test_of_what_is_expected_by_its_place_alone_no_more_is_said() -> None:
     state = MountState(Place(HOST, "/mnt/usb"), mount, Reach.UNKNOWN, "missing", Cause.VANISHED, "[[expect]] wants it")
     document: dict[str, Any] = {
         "mount": detailed_entry(state, 0.0), "evidence": [], "places": [], "radius": None, "advice": [],
-        "answered_by": "service", "history": [],
+        "answered_by": "service", "history": [], "leads_to": None,
     }  # fmt: skip
     assert list(lines(document)) == ["NOT MOUNTED: host /mnt/usb", "  NOT MOUNTED: [[expect]] wants it"]
 
