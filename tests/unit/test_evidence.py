@@ -781,7 +781,7 @@ ABORT = (
             failing(NAS, Cause.REFUSED),
             {},
             [
-                "Do on nas01: exportfs -v; exportfs -ra # "
+                "Do on nas01: exportfs -v; exportfs -a # "
                 "is this client listed? If not, add it to /etc/exports first – the mount resumes by itself"
             ],
         ),
@@ -789,7 +789,7 @@ ABORT = (
             failing(replace(NAS, options="rw,vers=4.2,hard,clientaddr=10.0.0.9"), Cause.REFUSED),
             {},
             [
-                "Do on nas01: exportfs -v; exportfs -ra # "
+                "Do on nas01: exportfs -v; exportfs -a # "
                 "is 10.0.0.9 listed? If not, add it to /etc/exports first – the mount resumes by itself"
             ],
         ),

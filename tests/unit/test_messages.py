@@ -467,7 +467,7 @@ def test_where_it_hangs() -> None:
         (
             NAS01,
             Cause.REFUSED,
-            "Do on nas01: exportfs -v; exportfs -ra # is this client listed? If not, add it to /etc/exports first – "
+            "Do on nas01: exportfs -v; exportfs -a # is this client listed? If not, add it to /etc/exports first – "
             "the mount resumes by itself",
         ),
         (NAS01, Cause.IO_ERROR, "Do: dmesg | tail -n 20 # and see to nas01"),

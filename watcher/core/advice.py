@@ -106,7 +106,7 @@ def _remote_advice(member: Member, place: Place, server: str | None, found: Evid
             return [*_first_look(member, who), do]
         case Cause.REFUSED if member.subject.fstype in NFS:
             listed = f"is {plain(client(member)) or 'this client'} listed? If not, add it to /etc/exports first"
-            return [f"Do on {who}: exportfs -v; exportfs -ra{remarks(listed, _RESUMES)}"]
+            return [f"Do on {who}: exportfs -v; exportfs -a{remarks(listed, _RESUMES)}"]
         case Cause.REFUSED:
             return [f"Do: see on {who} whether this host may still use it"]
         case Cause.ERROR if is_not_offered(member):
