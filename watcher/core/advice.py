@@ -68,6 +68,15 @@ def _is_hosts(member: Member, found: Evidence) -> bool:
     return found.question.place.namespace == HOST and member.kind is Kind.STALE and not member.context
 
 
+def is_mended_alone(member: Member) -> bool:
+    """Whether it takes commands of its own: what is done on the server, or for another mount, does not mend it."""
+    if member.kind is not Kind.STALE:
+        return member.kind in BY_PLACE or member.kind is Kind.READONLY
+    if member.context == OLD or member.cause in (Cause.STALE_HANDLE, Cause.DISCONNECTED):
+        return True
+    return member.subject.fstype.startswith("fuse") and member.cause in (Cause.TIMEOUT, Cause.IO_ERROR)
+
+
 def _fits(line: str) -> bool:
     """Whether no channel cuts it in two, of which the second might be another command. As HTML it is longer."""
     return len(line) + 5 * sum(map(line.count, "<>&'\"")) <= MAX_LINE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from watcher.core.advice import advice
+from watcher.core.advice import advice, is_mended_alone
 from watcher.core.causes import cause_lines, member_words
 from watcher.core.evidence import Evidence
 from watcher.core.filters import literal
@@ -24,6 +24,7 @@ from watcher.model import Kind
 
 MAX_LINES = 12
 MAX_GROWING = 2  # lines of what is written underneath
+MAX_OTHERS = 3  # mounts with commands of their own that are named
 MAX_HANGING = 300  # characters of a line of what hangs on it
 
 
@@ -35,7 +36,7 @@ def problem_lines(
     first = first_of(down)
     found = _about(first, found)
     flaps, silence, others = _flaps(incident), _quiet(incident) if quiet else [], len(places_of(down)) > MIN_PLACES
-    why, do = _why(first), advice(first, incident.server, found)
+    why, do = _why(first), _do(incident, first, found)
     head = [f"Since {second(since_of(down), now, local)}", *_growing(down, now, local)]
     causes, hanging = cause_lines(first, found), _hanging(down, first, found)
     rest = len(head) + MIN_PLACES + 2 + len(causes) + sum(map(len, (why, flaps, do, silence)))
@@ -73,7 +74,7 @@ def ended_lines(incident: Incident, found: Evidence | None, now: float, local: L
     lines += _flaps(incident)
     if incident.down:
         first = first_of(incident.down)
-        do = [*_context(first), *advice(first, incident.server, _about(first, found))]
+        do = [*_context(first), *_do(incident, first, _about(first, found))]
         ending = [*_growing(incident.down, now, local), *do]
         room = MAX_LINES - 1 - len(lines) - len(ending)  # of them one is that it is told late
         places = len(places_of(incident.down))
@@ -95,7 +96,20 @@ def cause_and_advice(incident: Incident, found: Evidence | None) -> tuple[list[s
         return [], []
     found = _about(first, found)
     causes = [*_why(first), *cause_lines(first, found), *_hanging(incident.down, first, found)]
-    return causes, advice(first, incident.server, found)
+    return causes, _do(incident, first, found)
+
+
+def _do(incident: Incident, first: Member, found: Evidence | None) -> list[str]:
+    """What to do about the first, and what tells that of the others, as far as it is something else."""
+    about, others = {first.subject.superblock}, list[str]()
+    for place, member in places_of(incident.down):
+        if member.subject.superblock not in about and is_mended_alone(member):
+            about.add(member.subject.superblock)
+            if name(str(place), 200) == str(place):
+                others.append(f"watcher explain {shlex.quote(str(place))}")
+    more = f" # and {len(others) - MAX_OTHERS} more" if len(others) > MAX_OTHERS else ""
+    lines = advice(first, incident.server, found)
+    return [*lines, f"For the others: {'; '.join(others[:MAX_OTHERS])}{more}"] if others else lines
 
 
 def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> list[str]:
