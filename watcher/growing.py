@@ -52,7 +52,7 @@ class _Watched:
     disk: str = ""  # the mount point of what it lies in
     looks: Looks = field(default_factory=Looks)
     times: int = 0
-    was_late: bool = False  # the last time it took too long
+    trouble: str = ""  # why nothing was seen the last time
 
 
 class Growing:
@@ -142,15 +142,17 @@ class Growing:
         if there.error:
             if there.is_absent:  # which somebody may make, and write to
                 return False
-            if not there.is_late:
+            if there.is_hung:
                 watched.next_at = math.inf  # a child that hangs with its disk is enough
-            if not there.is_late or not watched.was_late:
-                again = ": it is looked again" if there.is_late else ""
+            if there.error != watched.trouble:
+                again = "" if there.is_hung else ": it is looked again"
                 name = place_name(watched.place)
                 log.info("not looked at what is written under %s: %s%s", name, there.error, again)
-            watched.was_late = there.is_late
+            watched.trouble = there.error
             return False
-        watched.was_late = False
+        if watched.trouble and watched.looks.base is None:
+            watched.times, watched.next_at = 1, monotonic() + FIRST
+        watched.trouble = ""
         now, offset = monotonic(), time() - monotonic()
         look = Look(now, there.bytes, there.free, there.newest - offset, is_whole=not there.cut)
         before, watched.looks = watched.looks.worst, watched.looks.take(look)

@@ -218,7 +218,7 @@ async def test_a_disk_that_hangs_costs_its_time_and_no_other_answer(
         dead, alive = await covered.look_into(jobs, children, entries=100, seconds=0.5)
     finally:
         children.close()
-    assert (dead.error, dead.is_late) == ("no answer from its disk within 1 s", False)
+    assert (dead.error, dead.is_hung) == ("no answer from its disk within 1 s", True)
     assert (alive.error, alive.files) == ("", 4)
     assert alive.free > 0
     assert abs(alive.newest - time()) < 600

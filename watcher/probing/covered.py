@@ -57,9 +57,7 @@ class Found(NamedTuple):
     newest: float = 0.0  # when something of it changed last; seconds since the epoch
     error: str = ""
     is_absent: bool = False  # there is no such directory
-    is_late: bool = (
-        False  # it took too long, and nothing of ours hangs in it: on a busy machine that is no disk's fault
-    )
+    is_hung: bool = False  # a child of ours hangs in it; else its disk is not at fault if it only took too long
 
 
 def job_of(
@@ -108,13 +106,13 @@ async def look_into(
             answers = _Answers(child, seconds + GRACE)
             for done, job in enumerate(jobs):
                 if monotonic() > ends:
-                    late = Found(error=f"not looked at within {patience:g} s: name it", is_late=True)
+                    late = Found(error=f"not looked at within {patience:g} s: name it")
                     return found + [late for _ in jobs[done:]]
                 answer = await answers.next()
                 if answer is None or answer.get("id") != str(done):
                     child.kill()
-                    is_late = await child.wait_exit(KILLED)
-                    found.append(Found(error=f"no answer from its disk within {seconds + GRACE:g} s", is_late=is_late))
+                    is_hung = not await child.wait_exit(KILLED)
+                    found.append(Found(error=f"no answer from its disk within {seconds + GRACE:g} s", is_hung=is_hung))
                     jobs = jobs[done + 1 :]
                     break
                 found.append(_found(job, answer))
