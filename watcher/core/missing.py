@@ -6,12 +6,12 @@ comes back within the patience that is set concern it: Proxmox VE remounts its s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from watcher.core.filters import Filter, server_of
 from watcher.core.incident import MOUNTED, NO_LONGER
-from watcher.core.mountinfo import Tree, mount_of
+from watcher.core.mountinfo import Tree
 from watcher.core.wording import name
 from watcher.model import (
     HOST,
@@ -263,7 +263,15 @@ def _seen_at(points: Collection[str], mounts: Sequence[Mount]) -> tuple[dict[str
     tree = Tree(mounts)
     seen = {m.mount_point: m for m in found if tree.is_visible(m)}
     out_of_sight = {m.mount_point for m in found} - seen.keys()
-    return seen, {point: over for point in out_of_sight if (over := mount_of(point, mounts)) is not None}
+    visible = {m.mount_point: m for m in mounts if tree.is_visible(m)} if out_of_sight else {}
+    return seen, {point: over for point in out_of_sight if (over := _nearest(point, visible)) is not None}
+
+
+def _nearest(point: str, visible: Mapping[str, Mount]) -> Mount | None:
+    """In which of these mounts the path ends."""
+    while point != "/" and point not in visible:
+        point = point.rpartition("/")[0] or "/"
+    return visible.get(point)
 
 
 def _error(lack: _Lack) -> str:
