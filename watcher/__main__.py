@@ -5,22 +5,41 @@ The service runs for months, and would carry the command line's machinery (click
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+FAILURE = 3
+MANY = 100_000  # objects more than before, upon which garbage is looked for: a command ends before, with nearly none
 
 
 def main() -> NoReturn:
     """The console script."""
     wanted = service(sys.argv[1:])
     if wanted is not None and "_WATCHER_COMPLETE" not in os.environ:
+        gc.disable()
         from watcher.serving import serve
 
+        gc.freeze()  # what is loaded stays: no search for garbage goes through it, neither now nor later
+        gc.enable()
         serve(*wanted)
+    gc.set_threshold(MANY)
     from watcher import cli
 
-    cli.main()
+    end(cli.main())
+
+
+def end(code: int) -> NoReturn:
+    """End the process, without taking the interpreter apart first: that is a twelfth of what a command costs."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:  # of what was printed, whoever printed it has heard already
+        code = code or FAILURE
+    os._exit(code)
 
 
 def service(arguments: Sequence[str]) -> tuple[str | None, bool] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from watcher.core.saved import Identity
+from watcher.core.known import Identity
 from watcher.model import Place
 from watcher.schema import BUSY, CorruptError, check, explained, key_of, opened_or_made, version_of
 

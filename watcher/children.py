@@ -191,7 +191,7 @@ class Children:
 
 # Imported by name, since the interpreter keeps the bytecode of what is imported and not that of a script: compiling
 # it anew was a third of what it took to start a sweep.
-_START = "import sys; path, name = sys.argv[1].rsplit('/', 1); sys.path.insert(0, path); __import__(name[:-3]).main()"
+_IMPORT = "import sys; path, name = sys.argv[1].rsplit('/', 1); sys.path.insert(0, path); file = __import__(name[:-3])"
 
 # Isolated and without site: the standard library only. In UTF-8 whatever the locale: names pass through as they came.
 ALONE = ("-I", "-S", "-X", "utf8")
@@ -199,7 +199,12 @@ ALONE = ("-I", "-S", "-X", "utf8")
 
 def script(path: str) -> list[str]:
     """The command that runs `main` of a file of ours that stands alone, with the standard library only."""
-    return [sys.executable, *ALONE, "-c", _START, path]
+    return [sys.executable, *ALONE, "-c", f"{_IMPORT}; file.main()", path]
+
+
+def script_with_packages(path: str) -> list[str]:
+    """The same of a file that uses what is installed, and there what lies beside it passes for nothing."""
+    return [sys.executable, "-P", "-c", f"{_IMPORT}; del sys.path[0]; file.main()", path]
 
 
 def framed(fields: Iterable[object]) -> bytes:

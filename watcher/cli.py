@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -200,8 +200,8 @@ for _command in (*ASKING, *INSPECTING):
     watcher.add_command(_command)
 
 
-def main() -> NoReturn:
-    """The console script: click's exit code 2 and a traceback's 1 become 3."""
+def main() -> int:
+    """The exit code of what the arguments ask for: click's 2 and a traceback's 1 become 3."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -212,11 +212,10 @@ def main() -> NoReturn:
     if sys.stderr is None:
         mute_stderr()
     try:
-        code = _run()
+        return _run()
     except OSError:  # not even what is wrong can be said
         mute_stderr()
-        code = FAILURE
-    sys.exit(code)
+        return FAILURE
 
 
 def _run() -> int:

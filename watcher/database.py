@@ -22,8 +22,9 @@ import msgspec
 
 from watcher.core.chronicle import Entry, entry_of
 from watcher.core.incident import Incident
+from watcher.core.known import Identity, Known
 from watcher.core.outbox import Lately, Told
-from watcher.core.saved import Changes, Identity, Known, Passed, Saved, Served, State
+from watcher.core.saved import Changes, Passed, Saved, Served, State
 from watcher.model import Cause, Place, Reach, Silence
 from watcher.schema import VERSION, CorruptError, code_of, explained, key_of, opened, opened_or_made, version_of
 

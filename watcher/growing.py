@@ -20,10 +20,11 @@ from watcher.children import Children
 from watcher.core.explain import base_of
 from watcher.core.filters import Filter
 from watcher.core.growth import FIRST, Gravity, Look, Looks, pause, words
-from watcher.core.incident import SEES_DISK, Incident, Member
+from watcher.core.incident import Incident, Member
 from watcher.core.incidents import Incidents
 from watcher.core.mountinfo import Tree
 from watcher.core.places import superblock_of
+from watcher.core.reasons import SEES_DISK
 from watcher.core.wording import first_place, place_name, place_order
 from watcher.delivery.sender import local_time
 from watcher.model import HOST, Kind, Mount, Place, TableRead

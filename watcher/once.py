@@ -17,10 +17,10 @@ from watcher.children import Children
 from watcher.configfile import ConfigFile
 from watcher.core.capacity import CapacityState
 from watcher.core.filters import Filter, MountPatterns, says_where, server_of
+from watcher.core.known import Identity
 from watcher.core.mountinfo import parse
 from watcher.core.picture import Picture, Rules, merged
 from watcher.core.places import superblock_of
-from watcher.core.saved import Identity
 from watcher.core.schedule import sweeps_of
 from watcher.core.wording import container_name
 from watcher.expectations import Expectations

@@ -42,7 +42,7 @@ def complain(text: str) -> None:
 
 
 def mute_stdout() -> None:
-    """So that the interpreter's own flush at exit does not fail again."""
+    """So that the flush at the end does not fail again."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

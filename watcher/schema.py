@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from watcher.core.saved import Identity
+from watcher.core.known import Identity
 
 # By the version (PRAGMA user_version) that a database has, the statements that make the next one of it.
 STEPS: Final[dict[int, tuple[str, ...]]] = {

@@ -1,4 +1,4 @@
-"""What the service has loaded, and what it has not: that is most of its memory."""
+"""What is loaded, and what is not: most of the service's memory, and of what each start of a command costs."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ def test_asked_with_a_heartbeat() -> None:
         assert loaded(code) == {"aiohttp", "aiohttp.client"}
     nothing = f"{ASKED}; import aiohttp\ntry: aiohttp.nothing\nexcept AttributeError: pass\nelse: raise SystemExit(1)"
     assert loaded(nothing) == {"aiohttp", "aiohttp.client"}
+
+
+ONE_PASS = "from watcher import cli, once, output"  # what --once imports, up to its table
+UNUSED = (
+    *("aiohttp", "aiosqlite", "anyio", "apprise", "prometheus_client", "pyinotify"),  # the service's
+    *("http.client", "shutil", "tempfile"),
+    *("watcher.core.incident", "watcher.core.messages", "watcher.core.saved", "watcher.daemon"),  # nothing is told
+)
+
+
+def test_one_pass() -> None:
+    """Cron runs it each minute."""
+    shown = f"import sys; {ONE_PASS}; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True).stdout.split()
+    assert "watcher.core.picture" in modules
+    assert set(modules).isdisjoint(UNUSED)
+
+
+def test_a_command_ends_at_once() -> None:
+    """What it has loaded is not taken apart; what it has said is written all the same."""
+    code = "import atexit, sys; atexit.register(print, 'apart'); sys.argv[1:] = ['--version']\n"
+    run = [sys.executable, "-c", f"{code}from watcher.__main__ import main; print('said', end=' '); main()"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("said watcher, version")
+    assert "apart" not in done.stdout
 
 
 def test_probe_child() -> None:

@@ -23,8 +23,9 @@ from watcher import store as store_module
 from watcher.core.chronicle import entry_json
 from watcher.core.incident import Condition, Incident
 from watcher.core.incidents import Incidents
+from watcher.core.known import Known
 from watcher.core.outbox import Lately, Told
-from watcher.core.saved import Known, Saved, Served, State
+from watcher.core.saved import Saved, Served, State
 from watcher.model import HOST, Cause, Change, Kind, Place, Reach, Silence
 from watcher.schema import STEPS, VERSION
 from watcher.store import Store

@@ -7,9 +7,10 @@ from dataclasses import replace
 from tests.unit.mounts import answered, failed, mount, place, subject, table, timed_out, transition, watching
 from watcher.core.incident import Condition, Incident
 from watcher.core.incidents import Incidents
+from watcher.core.known import Known
 from watcher.core.outbox import Told, Topic, news_of
 from watcher.core.resume import incidents_of
-from watcher.core.saved import Known, Saved, State
+from watcher.core.saved import Saved, State
 from watcher.core.tracker import Tracker
 from watcher.model import Change, Kind, Probe, ProbeStarted, Reach, Transition
 

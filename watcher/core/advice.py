@@ -26,9 +26,10 @@ from watcher.core.commands import (
 )
 from watcher.core.evidence import CIFS, Daemon, Evidence, Origin, Port, never_started
 from watcher.core.filters import KERNEL_REMOTE
-from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Member
+from watcher.core.incident import BY_PLACE, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
+from watcher.core.reasons import LOST, SEES_DISK
 from watcher.core.roster import OLD
 from watcher.core.wording import container_name, name, place_order
 from watcher.model import HOST, Cause, Kind, Place

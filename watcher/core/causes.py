@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from watcher.core.evidence import CIFS, Daemon, Endpoint, Evidence, Port, never_started
-from watcher.core.incident import BY_PLACE, LOST, NO_LONGER, SEES_DISK, Member
+from watcher.core.incident import BY_PLACE, Member
 from watcher.core.mountinfo import option
 from watcher.core.mountstats import NFS
+from watcher.core.reasons import LOST, NO_LONGER, SEES_DISK
 from watcher.core.wording import cause_words, container_name, count, name
 from watcher.model import HOST, Cause, Kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from watcher.core.incident import NO_LONGER
+from watcher.core.reasons import NO_LONGER
 from watcher.model import HOST, Cause, Change, Kind, Place, Subject, Transition
 
 REMEMBER_DEAD = 600.0  # seconds in which a mount in the place of a dead one counts as "remounted"

@@ -14,12 +14,6 @@ from watcher.model import HOST, Cause, Kind, Place, Subject, Superblock
 
 INSIDE = " in ct:"  # in the group of what a container serves itself
 MAX_LEFT = 64  # places of which it is remembered that a dead mount has left them
-NO_LONGER = "no longer mounted"  # how the error begins of what was there
-SEES_DISK = "sees the disk"  # how the error begins of a container that does, in place of a mount
-DISK_GONE = "its disk is gone"  # how the error begins of what is still mounted, but has lost what it lay on
-POOL_SUSPENDED = "its ZFS pool is suspended"
-LOST = (DISK_GONE, POOL_SUSPENDED)
-MOUNTED = "mounted"  # why it ends that something is missing that never stood before
 WATCHER = "watcher"  # how the groups begin of what concerns the watcher itself
 CHANNEL = "channel "  # how the source begins of a channel that cannot be told
 

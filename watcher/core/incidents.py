@@ -12,7 +12,8 @@ from dataclasses import replace
 from watcher.core import flapping
 from watcher.core.grouping import group_of, is_one_trouble, is_same_matter
 from watcher.core.growth import Growth
-from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, Condition, Incident, Member
+from watcher.core.reasons import LOST, SEES_DISK
 from watcher.model import Change, Kind, Place, Transition
 
 _AFTER = {

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from watcher.core.filters import Filter
-from watcher.core.incident import DISK_GONE, POOL_SUSPENDED
 from watcher.core.mountinfo import Tree, is_mounted_readonly
 from watcher.core.places import superblock_of
+from watcher.core.reasons import DISK_GONE, POOL_SUSPENDED
 from watcher.core.wording import name
 from watcher.model import (
     HOST,

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from watcher.core.body import MAX_LINES, ended_lines, problem_lines
 from watcher.core.evidence import Evidence
-from watcher.core.incident import BY_PLACE, LOST, MOUNTED, SETTLED, Condition, Incident, Member
+from watcher.core.incident import BY_PLACE, SETTLED, Condition, Incident, Member
 from watcher.core.members import causes_of, is_grave, place_lines, places_of, since_of, who
 from watcher.core.outbox import LATE_AFTER, News, Topic
+from watcher.core.reasons import LOST, MOUNTED
 from watcher.core.times import Local, minute, second, span
 from watcher.core.wording import count, duration, name
 from watcher.model import Kind

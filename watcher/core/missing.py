@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from watcher.core.filters import Filter, server_of
-from watcher.core.incident import MOUNTED, NO_LONGER
 from watcher.core.mountinfo import Tree
+from watcher.core.reasons import MOUNTED, NO_LONGER
 from watcher.core.wording import name
 from watcher.model import (
     HOST,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from watcher.core.health import ALARMED
+from watcher.core.known import Identity, Known
 from watcher.core.places import Standing
-from watcher.core.saved import Identity, Known
 from watcher.core.watched import Watched, subject_of
 from watcher.model import Change, Kind, Reach, Transition
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from watcher.core.incident import BY_PLACE, LOST, SEES_DISK, Condition, Incident, Member
-from watcher.core.saved import Known, Saved
+from watcher.core.incident import BY_PLACE, Condition, Incident, Member
+from watcher.core.known import Known
+from watcher.core.reasons import LOST, SEES_DISK
+from watcher.core.saved import Saved
 from watcher.model import Kind, Subject
 
 SHUTDOWN = 60.0  # seconds before the end of a run in which a host that is shut down unmounts and stops

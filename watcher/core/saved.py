@@ -7,24 +7,12 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from watcher.core.incident import Incident
+from watcher.core.known import Identity, Known
 from watcher.core.outbox import Lately, Told
-from watcher.model import Cause, Place, Reach, Silence, Transition
-
-Identity = tuple[Place, str, str, str]  # place, root, fstype, source: what a mount is over a reboot
+from watcher.model import Silence, Transition
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-class Known(NamedTuple):
-    """The health of a mount in a place. Times are seconds since the epoch."""
-
-    answered: bool = False  # ever
-    reach: Reach = Reach.UNKNOWN
-    since: float | None = None  # when it began to fail, while it does
-    cause: Cause | None = None
-    error: str = ""
-    readonly_since: float | None = None  # unexpectedly so
 
 
 class Served(NamedTuple):

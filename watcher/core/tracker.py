@@ -14,10 +14,10 @@ from watcher.core.departed import Departed
 from watcher.core.filters import Filter, server_of
 from watcher.core.health import ALARMED, Health
 from watcher.core.judge import Judge
+from watcher.core.known import Identity, Known
 from watcher.core.places import Standing, arrange
 from watcher.core.restored import Answered, Restored, identity_of, known_of
 from watcher.core.roster import Roster
-from watcher.core.saved import Identity, Known
 from watcher.core.showing import show
 from watcher.core.watched import Watched, subject_of
 from watcher.model import (

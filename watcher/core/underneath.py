@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from watcher.core.filters import Filter
-from watcher.core.incident import SEES_DISK
 from watcher.core.mountinfo import Tree, is_below
 from watcher.core.places import superblock_of
+from watcher.core.reasons import SEES_DISK
 from watcher.model import (
     HOST,
     Cause,

@@ -32,7 +32,7 @@ CAUSES = {
     Cause.ERROR: "ERROR",
 }
 
-# Of what is still mounted (core.incident has how these errors begin).
+# Of what is still mounted (core.reasons has how these errors begin).
 _LOST = {"its disk is gone": "DISK GONE", "its ZFS pool": "POOL SUSPENDED"}
 
 

@@ -1,6 +1,6 @@
 """The courier: the child process that holds Apprise and sends what it is told to send.
 
-Run by path (`python -P courier.py`), never imported by the daemon: Apprise is heavy, blocks, and a
+A program of its own (`main`), never imported by the daemon: Apprise is heavy, blocks, and a
 send that hangs cannot be cancelled, only killed with its process. Imports the standard library and, at
 the first request, apprise; nothing of the project. Reads no configuration and keeps nothing on disk.
 
@@ -19,6 +19,7 @@ are seconds. `ok: false` for a URL with several targets means that at least one 
 
 from __future__ import annotations
 
+import gc
 import html
 import json
 import logging
@@ -377,6 +378,7 @@ def end_when_unread(answers: int) -> None:
 
 def main() -> None:
     """Answer requests until end of file."""
+    gc.set_threshold(100_000)  # what is loaded for one queue stays until its end: to search it for garbage is lost time
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to act upon
     answers = os.dup(1)
     os.dup2(2, 1)  # what a plugin prints must not look like an answer

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from watcher.children import Child, Children
+from watcher.children import Child, Children, script_with_packages
 from watcher.core.messages import Message
 
 SEND_LIMIT = 60.0  # seconds for one message; SMTP and slow webhooks answer within 30
@@ -58,7 +57,7 @@ class Courier:
     async def _ask(self, request: dict[str, str]) -> dict[str, Any]:
         try:
             if self._child is None or self._child.exited:
-                self._child = await self._children.spawn([sys.executable, "-P", _COURIER], self._env)
+                self._child = await self._children.spawn(script_with_packages(_COURIER), self._env)
                 self._rest = b""
             self._child.write(json.dumps(request).encode() + b"\n")
             async with asyncio.timeout(SEND_LIMIT):
