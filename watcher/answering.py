@@ -11,7 +11,7 @@ from typing import Any
 
 from watcher import __version__
 from watcher.core import accounts, chronicle
-from watcher.core.entries import detailed_entry, place_id
+from watcher.core.entries import detailed_entry, place_id, worst_first
 from watcher.core.explain import Address, advice_on, evidence_on, places_of, watched_on_the_way
 from watcher.core.filters import server_of, unmatched
 from watcher.core.incidents import Incidents
@@ -19,7 +19,6 @@ from watcher.core.measured import Measured
 from watcher.core.places import superblock_of
 from watcher.core.quiet import Window
 from watcher.core.saved import Passed
-from watcher.core.showing import worst_first
 from watcher.core.silences import matching
 from watcher.core.times import utc
 from watcher.core.vitals import Verdict

@@ -11,7 +11,6 @@ from watcher import procfs, secrets
 from watcher.children import Children, environment
 from watcher.config import ConfigError
 from watcher.configfile import ConfigFile, secret_token, secret_url
-from watcher.core.messages import test_message
 from watcher.core.mountinfo import parse
 from watcher.delivery.couriers import Courier, Delivery
 from watcher.model import Mount
@@ -104,6 +103,8 @@ def _choose(channels: tuple[Channel, ...], only: str | None, path: str) -> list[
 
 
 async def _try(tools: _Channels, channel: Channel) -> Delivery:
+    from watcher.core.messages import test_message  # check-config needs none
+
     courier = tools.courier()
     try:
         url = await tools.url(channel)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from watcher.core.explain import past_words
 from watcher.core.radius import NOTHING
-from watcher.core.wording import CAUSES, count, describe_type, duration, name, place_in_full
+from watcher.core.wording import CAUSES, count, describe_type, duration, name, past_words, place_in_full
 from watcher.model import HOST, Cause
 from watcher.output import CRITICAL, OK, STATUS_WORDS, WARNING
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from watcher.core.capacity import CapacityState
-from watcher.core.entries import bytes_of, inside, mount_entry, sizes
-from watcher.core.showing import worst_first
+from watcher.core.entries import bytes_of, inside, mount_entry, sizes, worst_first
 from watcher.core.times import utc
 from watcher.core.wording import (
     CAUSES,
@@ -20,11 +18,13 @@ from watcher.core.wording import (
     size,
 )
 from watcher.model import Cause, Kind, MountState, Usage
-from watcher.once import Findings
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from watcher.core.capacity import CapacityState
+    from watcher.once import Findings
 
 OK, WARNING, CRITICAL = 0, 1, 2
 

@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from time import monotonic, sleep  # noqa: TID251  # no loop runs in these commands
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from watcher.control import Answer, NoAnswer, Say, Unreachable, ask, follow, listed, quoted
-from watcher.core.explain import Address, past_words
-from watcher.core.wording import count, duration, name, place_in_full, printable
+from watcher.core.wording import count, duration, name, past_words, place_in_full, printable
 from watcher.model import Cause, Place, Usage
 from watcher.output import CRITICAL, OK, WARNING, Row, console, status_words, table_of, why
 from watcher.printing import mute_stdout, nobody_reads, reader_may_go, verdict_stands
+
+if TYPE_CHECKING:
+    from watcher.core.explain import Address
 
 PROBE_LIMIT = 330.0  # seconds for a probe to come back: the longest timeout that can be set, and some
 PROBE_POLL = 0.1  # seconds

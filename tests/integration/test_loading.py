@@ -46,20 +46,34 @@ def test_asked_with_a_heartbeat() -> None:
     assert loaded(nothing) == {"aiohttp", "aiohttp.client"}
 
 
-ONE_PASS = "from watcher import cli, once, output"  # what --once imports, up to its table
-UNUSED = (
-    *("aiohttp", "aiosqlite", "anyio", "apprise", "prometheus_client", "pyinotify"),  # the service's
-    *("http.client", "shutil", "tempfile"),
-    *("watcher.core.incident", "watcher.core.messages", "watcher.core.saved", "watcher.daemon"),  # nothing is told
-)
+SERVICE = {"aiohttp", "aiosqlite", "anyio", "apprise", "prometheus_client", "pyinotify", "watcher.daemon"}
+TELLING = {"watcher.core.incident", "watcher.core.messages", "watcher.core.saved"}
+LOOKING = {"sqlite3", "watcher.core.picture", "watcher.once", "watcher.probing.prober"}
+
+
+def modules(code: str) -> set[str]:
+    """All that are loaded after this code."""
+    run = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
+    return set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
 
 
 def test_one_pass() -> None:
-    """Cron runs it each minute."""
-    shown = f"import sys; {ONE_PASS}; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True).stdout.split()
-    assert "watcher.core.picture" in modules
-    assert set(modules).isdisjoint(UNUSED)
+    """Cron runs it each minute; it tells nobody."""
+    found = modules("from watcher import cli, once, output")
+    assert found >= LOOKING
+    assert found.isdisjoint({*SERVICE, *TELLING, "http.client", "shutil", "tempfile"})
+
+
+def test_asking() -> None:
+    """A command that asks the service does not know how to look itself."""
+    found = modules("from watcher import cli, overview, quieting")
+    assert found >= {"http.client", "watcher.output"}
+    assert found.isdisjoint({*SERVICE, *TELLING, *LOOKING})
+
+
+def test_checking_the_configuration() -> None:
+    found = modules("from watcher import cli, channels")
+    assert found.isdisjoint({*SERVICE, *TELLING, *LOOKING, "http.client"})
 
 
 def test_a_command_ends_at_once() -> None:
@@ -76,6 +90,6 @@ def test_probe_child() -> None:
     file = Path(child.__file__)
     code = f"import sys; sys.path.insert(0, {str(file.parent)!r}); import child; child.Pool([]); print(*sys.modules)"
     run = [sys.executable, *ALONE, "-c", code]
-    modules = set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
-    assert "child" in modules
-    assert modules.isdisjoint(("os", "ctypes", "types", "struct", "site"))
+    found = set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
+    assert "child" in found
+    assert found.isdisjoint(("os", "ctypes", "types", "struct", "site"))

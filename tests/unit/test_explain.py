@@ -17,13 +17,13 @@ from watcher.core.explain import (
     by_source,
     nearby,
     normalised,
-    past_words,
     places_of,
     same_file_system,
     watched_on_the_way,
 )
 from watcher.core.filters import Filter
 from watcher.core.mountinfo import parse
+from watcher.core.wording import past_words
 from watcher.explained import lines
 from watcher.model import HOST, Cause, Change, Container, Kind, Mount, MountState, Pace, Place, Reach, TableRead
 

@@ -6,6 +6,7 @@ Values only. Names stand as `wording.printable` has them, with the bytes beside 
 from __future__ import annotations
 
 from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +14,13 @@ from watcher.core.filters import server_of
 from watcher.core.times import utc
 from watcher.core.wording import is_lossy, printable
 from watcher.model import HOST, Container, Mount, MountState, Place, Usage
+
+WORST_FIRST = ("stale", "missing", "unknown", "slow", "readonly", "denied", "ok")
+_RANK = {status: rank for rank, status in enumerate(WORST_FIRST)}
+
+
+def worst_first(states: Iterable[MountState]) -> list[MountState]:
+    return sorted(states, key=lambda s: (_RANK[s.status], s.place))
 
 
 def mount_entry(state: MountState, clock_offset: float) -> dict[str, Any]:

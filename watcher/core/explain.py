@@ -17,7 +17,7 @@ from watcher.core.lxc import PATH_MAX, valid_id
 from watcher.core.mountinfo import Tree, is_below
 from watcher.core.places import superblock_of
 from watcher.core.wording import place_order
-from watcher.model import HOST, Change, Container, Kind, Mount, MountState, Place, Subject, TableRead
+from watcher.model import HOST, Container, Kind, Mount, MountState, Place, Subject, TableRead
 
 MAX_NEARBY = 12
 MAX_PLACES = 64
@@ -187,37 +187,6 @@ def _kind(state: MountState) -> Kind | None:
     if state.status in ("stale", "slow"):
         return Kind.STALE
     return Kind.READONLY if state.unexpected_readonly else None
-
-
-_PAST = {
-    (Kind.STALE, Change.BEGAN): "stale",
-    (Kind.STALE, Change.RESUMED): "still stale when the service started",
-    (Kind.STALE, Change.ENDED): "ok again",
-    (Kind.READONLY, Change.BEGAN): "read-only",
-    (Kind.READONLY, Change.ENDED): "writable again",
-    (Kind.VANISHED, Change.BEGAN): "not mounted",
-    (Kind.VANISHED, Change.ENDED): "mounted again",
-    (Kind.MISSING, Change.BEGAN): "not mounted",
-    (Kind.MISSING, Change.ENDED): "mounted",
-    (Kind.FULL, Change.BEGAN): "full",
-    (Kind.FULL, Change.ENDED): "no longer full",
-}
-_ANY = {
-    Change.GONE: "gone",
-    Change.JOINED: "seen in more places, or more is known",
-    Change.LEFT: "no longer mounted in some of its places",
-    Change.REMOUNTED: "remounted, and answers",
-    Change.RESUMED: "as before when the service started",
-}
-
-
-def past_words(kind: str, change: str) -> str:
-    """What an entry of the history says, for people."""
-    try:
-        key = Kind(kind), Change(change)
-    except ValueError:
-        return f"{kind} {change}"  # a later version's
-    return _PAST.get(key) or _ANY.get(key[1]) or f"{kind} {change}"
 
 
 def base_of(mount: Mount, tables: Sequence[Mount]) -> Mount | None:

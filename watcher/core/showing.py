@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from watcher.core import ondemand
 from watcher.core.health import ALARMED, FAILING
 from watcher.core.places import Standing
@@ -21,13 +19,6 @@ STATUS = {
     Reach.RECOVERING: "stale",
     Reach.DENIED: "denied",
 }
-
-WORST_FIRST = ("stale", "missing", "unknown", "slow", "readonly", "denied", "ok")
-_RANK = {status: rank for rank, status in enumerate(WORST_FIRST)}
-
-
-def worst_first(states: Iterable[MountState]) -> list[MountState]:
-    return sorted(states, key=lambda s: (_RANK[s.status], s.place))
 
 
 def show(roster: Roster, watched: Watched, standing: Standing, *, crowded: bool) -> MountState:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from watcher.core.mountinfo import option
-from watcher.model import HOST, Cause, Kind, Place
+from watcher.model import HOST, Cause, Change, Kind, Place
 
 NAME_WIDTH = 80  # characters of a name in a message or a log line; the middle is left out
 # Cc, Cf (bidirectional controls, zero width), Cs (undecodable bytes), Co, Cn, Zl, Zp: nothing a person should get raw
@@ -157,3 +157,34 @@ def describe_type(fstype: str, options: str) -> str:
     if fstype in ("cifs", "smb3"):
         return name(f"SMB {option(options, 'vers') or ''}".strip())
     return name(fstype)
+
+
+_PAST = {
+    (Kind.STALE, Change.BEGAN): "stale",
+    (Kind.STALE, Change.RESUMED): "still stale when the service started",
+    (Kind.STALE, Change.ENDED): "ok again",
+    (Kind.READONLY, Change.BEGAN): "read-only",
+    (Kind.READONLY, Change.ENDED): "writable again",
+    (Kind.VANISHED, Change.BEGAN): "not mounted",
+    (Kind.VANISHED, Change.ENDED): "mounted again",
+    (Kind.MISSING, Change.BEGAN): "not mounted",
+    (Kind.MISSING, Change.ENDED): "mounted",
+    (Kind.FULL, Change.BEGAN): "full",
+    (Kind.FULL, Change.ENDED): "no longer full",
+}
+_ANY = {
+    Change.GONE: "gone",
+    Change.JOINED: "seen in more places, or more is known",
+    Change.LEFT: "no longer mounted in some of its places",
+    Change.REMOUNTED: "remounted, and answers",
+    Change.RESUMED: "as before when the service started",
+}
+
+
+def past_words(kind: str, change: str) -> str:
+    """What an entry of the history says, for people."""
+    try:
+        key = Kind(kind), Change(change)
+    except ValueError:
+        return f"{kind} {change}"  # a later version's
+    return _PAST.get(key) or _ANY.get(key[1]) or f"{kind} {change}"

@@ -9,10 +9,12 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from watcher.children import Child, Children, script_with_packages
-from watcher.core.messages import Message
+
+if TYPE_CHECKING:
+    from watcher.core.messages import Message
 
 SEND_LIMIT = 60.0  # seconds for one message; SMTP and slow webhooks answer within 30
 _COURIER = str(Path(__file__).with_name("courier.py"))
