@@ -85,6 +85,14 @@ def thread_exists(proc: str, pid: int, tid: int) -> bool:
     return fields[:1] not in ([b"Z"], [b"X"])
 
 
+def is_held(proc: str, pid: int, tid: int) -> bool:
+    """Whether a thread sleeps in the kernel. One that runs, waits for a processor, or ends just now does not."""
+    try:
+        return _stat(f"{proc}/{pid}/task/{tid}/stat")[1][:1] in ([b"S"], [b"D"])
+    except OSError:
+        return False
+
+
 def stack(proc: str, pid: int, tid: int) -> tuple[str, ...]:
     """The kernel functions in which a thread waits, innermost first; empty without the privilege to see."""
     try:

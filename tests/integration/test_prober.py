@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -170,6 +170,43 @@ async def test_silence_that_can_be_killed(fuse: FuseServer, mount_dir: MakeDir, 
             mounted.set(OK)
             (report,) = await asking.ask(probe(mounted))
             assert report.verdict is Verdict.ANSWERED
+
+
+@pytest.fixture
+def no_processor() -> Iterator[Path]:
+    """A control group that has a processor for a hundredth of the time, and whose other process wants that, too."""
+    group = Path(f"/sys/fs/cgroup/cpu/mountwatch-tests-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError as e:
+        pytest.skip(f"needs the cpu controller of cgroup v1: {e.strerror}")
+    try:
+        (group / "cpu.cfs_period_us").write_text("1000000")
+        (group / "cpu.cfs_quota_us").write_text("10000")
+        with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as other:
+            (group / "cgroup.procs").write_text(str(other.pid))
+            yield group
+            (group / "cpu.cfs_quota_us").write_text("-1")  # else the ends take their time, too
+            other.kill()
+    finally:
+        while (group / "cgroup.procs").read_text():
+            os.sched_yield()
+        group.rmdir()
+
+
+async def test_who_has_no_processor_to_die_on_does_not_hang(
+    fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path, no_processor: Path
+) -> None:
+    mounted = fuse.mount(mount_dir(), mode=UNREAD)
+    async with asker(tmp_path / "run") as asking:
+        asked = asyncio.create_task(asking.ask(probe(mounted, timeout=1.0)))
+        await asyncio.to_thread(mounted.wait_waiting)
+        (child,) = probe_children()
+        (no_processor / "cgroup.procs").write_text(str(child))
+        (report,) = await asked
+        assert report.verdict in (Verdict.TIMED_OUT, Verdict.VOID)  # as busy as the machine itself is
+        assert report.wedged is None
+        assert asking.notes() == []
 
 
 async def test_hang_does_not_delay_the_others(fuse: FuseServer, mount_dir: MakeDir, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _CHILD = str(Path(__file__).with_name("child.py"))
 _INSIDE = str(Path(__file__).with_name("inside.py"))  # the same, for sweeps that enter user namespaces
 ENDED = "the probe process ended"
 MAX_STACKS = 64  # read per sweep: 200 hung mounts of one server hang in one place
+DYING = 3.0  # seconds, see `_survivors`
 POLL_KILLED = 0.01  # seconds between two looks at killed processes that are not our own children
 BUSY_PAUSE = 0.1  # seconds until it is looked again whether another sweep is done with a container
 POLL_WEDGED = 0.25  # seconds between two looks at the threads that hang for good
@@ -162,7 +163,10 @@ class Prober:
         return {pid: began for pid, began in found.items() if began is not None}
 
     async def _survivors(self, child: Child, begun: Mapping[int, int]) -> set[tuple[int, int]]:
-        """The threads, as (pid, tid), that these processes still have KILL_GRACE after they were killed."""
+        """The threads, as (pid, tid), that these processes still have KILL_GRACE after they were killed.
+
+        One that nothing holds but a machine that is too busy, has DYING besides, for it to be its turn to end.
+        """
         deadline = monotonic() + KILL_GRACE
         await child.wait_exit(KILL_GRACE)
         while True:
@@ -172,7 +176,8 @@ class Prober:
                 if not (pid == child.pid and child.exited) and procfs.start_time(self._proc, pid) == began
                 for tid in procfs.threads(self._proc, pid) - {pid}
             }
-            if not left or monotonic() >= deadline:
+            late = monotonic() - deadline
+            if not left or late >= DYING or (late >= 0 and all(procfs.is_held(self._proc, *one) for one in left)):
                 return left
             await asyncio.sleep(POLL_KILLED)
 
