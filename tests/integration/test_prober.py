@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import skip_or_fail
 from tests.fakes.fuse import (
     ALL_ONES,
     HANG,
@@ -175,18 +176,23 @@ async def test_silence_that_can_be_killed(fuse: FuseServer, mount_dir: MakeDir, 
 @pytest.fixture
 def no_processor() -> Iterator[Path]:
     """A control group that has a processor for a hundredth of the time, and whose other process wants that, too."""
-    group = Path(f"/sys/fs/cgroup/cpu/mountwatch-tests-{os.getpid()}")
+    is_v2 = not os.path.exists("/sys/fs/cgroup/cpu")
+    group = Path(f"/sys/fs/cgroup{'' if is_v2 else '/cpu'}/mountwatch-tests-{os.getpid()}")
     try:
+        if is_v2:
+            (group.parent / "cgroup.subtree_control").write_text("+cpu")
         group.mkdir()
     except OSError as e:
-        pytest.skip(f"needs the cpu controller of cgroup v1: {e.strerror}")
+        skip_or_fail(f"needs a control group with the cpu controller: {e.strerror}")
     try:
-        (group / "cpu.cfs_period_us").write_text("1000000")
-        (group / "cpu.cfs_quota_us").write_text("10000")
+        limit = group / ("cpu.max" if is_v2 else "cpu.cfs_quota_us")
+        if not is_v2:
+            (group / "cpu.cfs_period_us").write_text("1000000")
+        limit.write_text("10000 1000000" if is_v2 else "10000")
         with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as other:
             (group / "cgroup.procs").write_text(str(other.pid))
             yield group
-            (group / "cpu.cfs_quota_us").write_text("-1")  # else the ends take their time, too
+            limit.write_text("max" if is_v2 else "-1")  # else the ends take their time, too
             other.kill()
     finally:
         while (group / "cgroup.procs").read_text():
