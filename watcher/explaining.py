@@ -114,12 +114,16 @@ def _meant(named: Address, text: str, tables: Tables, chosen: Filter) -> tuple[A
         mount = mount_of(path, table.mounts)
         return mount is not None and chosen.watches(named.namespace, mount)
 
-    if named.namespace != HOST or is_watched(named.path):
+    if named.namespace != HOST:
         return named, []
+    # Not "/mnt/nas", which a FUSE file system may have for its source.
+    is_path = text.startswith("host:") or (text.startswith("/") and not text.startswith("//"))
+    likely = by_source(text, tables.by_namespace, chosen) if text.strip("/:") and not is_path else []
+    if is_watched(named.path) and not (likely and (":" in text or text.startswith("//"))):
+        return named, []  # a relative path: "films"
     barred = [m._replace(fstype="autofs") if chosen.watches(HOST, m) else m for m in table.mounts]
     if (path := normalised(resolved(named.path, barred))) != named.path:
         return Address(HOST, path), []
-    likely = by_source(text, tables.by_namespace, chosen) if text.strip("/:") else []
     hosts = [place for place in likely if place.namespace == HOST] or likely  # from where it may be bound elsewhere
     return (Address(*hosts[0]), []) if len(hosts) == 1 else (named, likely[:MAX_NEARBY])
 

@@ -157,10 +157,10 @@ async def _read(child: Child, said: _Said, patience: asyncio.Timeout) -> None:
 def _radius(one: Wanted, found: Mapping[str, Any], said: _Said, spaces: Mapping[str, str]) -> Radius:
     storages, using = core.on_mount(one.points, said.storages, said.guests, one.others, said.links)
     jobs = core.jobs_on(found.get("jobs", ()), said.running, using, said.guests)
-    mounted = (one_of.id for one_of in said.storages if one_of.is_mounted and one_of.path in one.points)
+    leads = ((said.links.get(each.path, each.path), each.id) for each in said.storages if each.is_mounted)
     return Radius(
         storages=tuple(storages),
-        mounted_by=next(mounted, ""),
+        mounted=tuple((path, ident) for path, ident in leads if path in one.points),
         guests=tuple(using),
         processes=tuple(
             Process(

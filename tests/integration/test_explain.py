@@ -135,6 +135,14 @@ def test_by_a_symlink_and_by_what_is_mounted(
     ):
         told = json.loads(command.run("explain", "--json", text).stdout)
         assert (told["mount"]["target"], told["leads_to"]["target"]) == (nas.mount_point, leads_to)
+    # Where one stands is no matter then, and what is called like a path is none.
+    here = fuse.mount(mount_dir("mnt/here"), source="/srv", fstype="fuse.bindfs")
+    inside = ["env", "--chdir", here.mount_point, *command.argv("explain", "--json", "nas01:")]
+    done = subprocess.run(inside, env=command.environment(), capture_output=True, timeout=60)
+    told = json.loads(done.stdout)
+    assert told["mount"]["target"] == nas.mount_point
+    told = json.loads(command.run("explain", "--json", "/srv").stdout)
+    assert (told["mount"], told["leads_to"]) == (None, None)
     shown = command.run("explain", "nas01:/ex port").stdout
     assert shown.startswith(f"STALE: host {nas.mount_point}\n  nas01:/ex port leads to {nas.mount_point}\n")
     told = json.loads(command.run("explain", "--json", "nas02:/x").stdout)

@@ -317,7 +317,7 @@ def test_what_stands_in_the_directory_of_pves_storages_may_be_anothers() -> None
     found = evidence(PVE, origin=Origin.FSTAB, radius=Radius(storages=("nas01",)))
     assert advice.advice(stale, "nas01", found)[-1] == "Do: umount -l /mnt/pve/nas01 && mount /mnt/pve/nas01"
     assert "pvesm" not in advice.advice(failing(PVE), "nas01", found)[-1]
-    own = evidence(NAS, radius=Radius(storages=("films",), mounted_by="films"))
+    own = evidence(NAS, radius=Radius(storages=("films",), mounted=(("/mnt/nas", "films"),)))
     assert advice.advice(failing(NAS, Cause.STALE_HANDLE), "nas01", own)[-1] == (
         "Do: umount -l /mnt/nas # PVE mounts it again"
     )
@@ -326,6 +326,20 @@ def test_what_stands_in_the_directory_of_pves_storages_may_be_anothers() -> None
     )
     [do] = advice.advice(gone(NAS), "nas01", own)
     assert do == "Do: pvesm status --storage films # says why PVE does not mount it"
+    # The same export stands where PVE mounts it, and where fstab does.
+    both = evidence(
+        NAS, origin=Origin.FSTAB, radius=Radius(storages=("films",), mounted=(("/mnt/pve/films", "films"),))
+    )
+    assert (
+        advice.advice(failing(NAS, Cause.STALE_HANDLE), "nas01", both)[-1] == "Do: umount -l /mnt/nas && mount /mnt/nas"
+    )
+    # For CephFS PVE writes a unit itself.
+    ceph = Question(PVE.superblock._replace(fstype="ceph"), PVE.places[0], origin=Origin.PVE)
+    assert assemble(ceph, Findings(has_unit=True)).origin is Origin.PVE
+    assert (
+        assemble(ceph._replace(place=Place("host", "/mnt/x"), origin=Origin.UNKNOWN), Findings(has_unit=True)).origin
+        is Origin.UNIT
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.mounts import subject
 from watcher.core import messages
+from watcher.core.advice import fits
 from watcher.core.body import MAX_LINES, foremost
 from watcher.core.evidence import Daemon, Endpoint, Evidence, Port, Question
 from watcher.core.growth import Gravity, Growth
@@ -155,6 +156,14 @@ def test_several_that_each_take_commands_of_their_own() -> None:
     odd = member(subject("/mnt/a b", source="nas01:/y", device="0:61"), cause=Cause.STALE_HANDLE)
     hidden = member(subject("/mnt/a\n", source="nas01:/z", device="0:62"), cause=Cause.STALE_HANDLE)
     assert others(stale[0], odd, hidden) == ["For the others: watcher explain '/mnt/a b'"]
+    # Longer than a channel takes in one piece, as HTML.
+    quotes = [
+        member(subject(f"/mnt/{n}{chr(39) * 30}", source=f"nas01:/q{n}", device=f"0:{n}"), cause=Cause.STALE_HANDLE)
+        for n in range(70, 73)
+    ]
+    [line] = others(stale[0], *quotes)
+    assert fits(line)
+    assert line.endswith(" # and 2 more")
 
 
 def test_some_are_back() -> None:

@@ -61,7 +61,7 @@ def advice(member: Member, server: str | None, found: Evidence | None = None) ->
     lines = _lines(member, place, server, found)
     if name(place.mount_point, 200) != place.mount_point:
         return [_BY_HAND] if lines else []  # a command that was shortened or escaped would do something else
-    return [line for line in lines if _fits(line)]
+    return [line for line in lines if fits(line)]
 
 
 def _is_hosts(member: Member, found: Evidence) -> bool:
@@ -78,7 +78,7 @@ def is_mended_alone(member: Member) -> bool:
     return member.subject.fstype.startswith("fuse") and member.cause in (Cause.TIMEOUT, Cause.IO_ERROR)
 
 
-def _fits(line: str) -> bool:
+def fits(line: str) -> bool:
     """Whether no channel cuts it in two, of which the second might be another command. As HTML it is longer."""
     return len(line) + 5 * sum(map(line.count, "<>&'\"")) <= MAX_LINE
 

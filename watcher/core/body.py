@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from watcher.core.advice import advice, is_mended_alone
+from watcher.core.advice import advice, fits, is_mended_alone
 from watcher.core.causes import cause_lines, member_words
 from watcher.core.evidence import Evidence
 from watcher.core.filters import literal
@@ -107,9 +107,12 @@ def _do(incident: Incident, first: Member, found: Evidence | None) -> list[str]:
             about.add(member.subject.superblock)
             if name(str(place), 200) == str(place):
                 others.append(f"watcher explain {shlex.quote(str(place))}")
-    more = f" # and {len(others) - MAX_OTHERS} more" if len(others) > MAX_OTHERS else ""
     lines = advice(first, incident.server, found)
-    return [*lines, f"For the others: {'; '.join(others[:MAX_OTHERS])}{more}"] if others else lines
+    for most in range(min(MAX_OTHERS, len(others)), 0, -1):
+        more = f" # and {len(others) - most} more" if len(others) > most else ""
+        if fits(line := f"For the others: {'; '.join(others[:most])}{more}"):
+            return [*lines, line]
+    return lines
 
 
 def _hanging(down: Sequence[Member], first: Member, found: Evidence | None) -> list[str]:

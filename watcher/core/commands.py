@@ -80,7 +80,9 @@ def storage_of(place: Place, found: Evidence | None) -> str:
     """The storage of PVE's that it mounts there, as far as is known; "" where somebody else mounts it."""
     if found is None or place.namespace != HOST:
         return pve_storage(place)
-    if found.radius is not None and (ident := found.radius.mounted_by) and name(ident, 100) == ident:
+    # The same may stand elsewhere, too, and there be anybody's.
+    ident = dict(found.radius.mounted).get(place.mount_point, "") if found.radius is not None else ""
+    if ident and name(ident, 100) == ident:
         return ident
     return pve_storage(place) if found.origin in (Origin.UNKNOWN, Origin.PVE) else ""
 

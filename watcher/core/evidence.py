@@ -21,6 +21,7 @@ from watcher.core.wording import place_order
 from watcher.model import HOST, Cause, Mount, MountState, Place, Superblock
 
 CIFS = frozenset({"cifs", "smb3"})
+CEPH = frozenset({"ceph", "fuse.ceph-fuse"})
 _LXC = ("lxc", "lxc.payload")  # what is below these in the cgroups is a container's
 _OTHERS = ("docker", "libpod", "crio", "cri-containerd", "machine.slice", "kubepods")  # and below these another's
 MAX_ENDPOINTS = 5  # monitors of a Ceph cluster
@@ -294,7 +295,8 @@ def assemble(question: Question, findings: Findings, fstab_text: str = "") -> Ev
         # Something else may have been mounted there by hand. Of FUSE the program says what it is called.
         if wanted is not None and (question.superblock.fstype.startswith("fuse") or _alike(wanted, stands)):
             origin = Origin.FSTAB
-        elif findings.has_unit:
+        # PVE has a unit of its own for CephFS (PVE::Storage::CephFSPlugin).
+        elif findings.has_unit and not (origin is Origin.PVE and question.superblock.fstype in CEPH):
             origin = Origin.UNIT
     # Of several monitors one that answers is enough; where none does, one that answers the host says most.
     from_host = dict(findings.from_host)

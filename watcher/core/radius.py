@@ -88,7 +88,7 @@ class Radius(NamedTuple):
     jobs: tuple[str, ...] = ()  # backups that run and use it: "vzdump 101"
     unknown: tuple[str, ...] = ()  # what could not be looked at in time, in words
     unseen: str = ""  # why not everything is ours to see, in words
-    mounted_by: str = ""  # of the storages the one that PVE mounts there
+    mounted: tuple[tuple[str, str], ...] = ()  # (mount point, the storage that PVE mounts there), where it does
 
 
 def _text(data: bytes) -> Iterable[str]:
