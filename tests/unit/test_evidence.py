@@ -586,7 +586,7 @@ def test_why(member: Member, found: dict[str, object], lines: list[str]) -> None
     assert causes.cause_lines(member, evidence(member.subject, **found)) == lines
 
 
-MEND = "Mend that – no such directory? See below the fsid=0 that exportfs -v shows"
+MEND = "Mend that – no such directory? It lies below the export with fsid=0, see exportfs -v"
 LOST = "unwritten data is lost – who still waits: kill -9 – "
 ABORT = (
     "if grep -qF ' 0:60 / /mnt/cloud ' /proc/self/mountinfo; then "

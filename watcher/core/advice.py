@@ -227,7 +227,7 @@ def _first_look(member: Member, who: str) -> list[str]:
     quoted = shlex.quote(path)
     # NFS 4 names it from the server's pseudo-root on (exports(5), fsid=0), which is mostly, not always, its own root.
     is_3 = (option(member.subject.options, "vers") or "4").startswith("3")
-    root = "" if is_3 else "no such directory? See below the fsid=0 that exportfs -v shows"
+    root = "" if is_3 else "no such directory? It lies below the export with fsid=0, see exportfs -v"
     look = f"ls -la {quoted}; findmnt -T {quoted}"
     return [f"First, on {who}: {look}{remarks('empty, or its disk not mounted? Mend that', root)}"]
 
