@@ -620,7 +620,7 @@ ABORT = (
             [
                 "Do on nas01: systemctl restart smbd # if it is a Linux – the mount resumes by itself, within minutes",
                 f"To give it up: umount -l /mnt/smb # {LOST}"
-                "later: mount -t cifs -o username=me //nas01/x /mnt/smb (asks for the password)",
+                "later: mount -t cifs -o username=me //nas01/x /mnt/smb, asks for the password",
             ],
         ),
         (

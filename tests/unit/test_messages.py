@@ -340,7 +340,7 @@ def test_what_has_been_wrong_for_long_is_not_why_people_are_woken() -> None:
             "Do: see whether nas01 is off, or the network to it, the mount resumes by itself",
             "To give it up: pct exec 105 -- umount -fl /data"
             " # unwritten data is lost – who still waits: kill -9"
-            " – later: pct exec 105 -- mount /data (where fstab has it)",
+            " – later: pct exec 105 -- mount /data, where fstab has it",
             "For the others: watcher explain ct:101:/media",
         ]
     )
@@ -494,7 +494,7 @@ def test_where_it_hangs() -> None:
             CIFS,
             Cause.TIMEOUT,
             "To give it up: umount -l /mnt/smb"
-            " # unwritten data is lost – who still waits: kill -9 – later: mount /mnt/smb (where fstab has it)",
+            " # unwritten data is lost – who still waits: kill -9 – later: mount /mnt/smb, where fstab has it",
         ),
         (RCLONE, Cause.TIMEOUT, "To give it up: umount -l /mnt/cloud # then start what mounts it again"),
         (CIFS, Cause.STALE_HANDLE, "Do: umount -l /mnt/smb && mount /mnt/smb # where fstab has it"),

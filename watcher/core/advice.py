@@ -174,7 +174,7 @@ def _given_up(member: Member, place: Place, found: Evidence | None) -> list[str]
         said = remarks(first, _takes_along(found), "on all nodes", lost, f"later: {disable} 0", after)
         return [f"To give it up: {disable} 1; umount {how} {quoted}{said}"]
     mounts = again(member.subject, place, found)
-    later = f"later: {mounts.command}{f' ({mounts.remark})' if mounts.remark else ''}"
+    later = f"later: {mounts.command}{f', {mounts.remark}' if mounts.remark else ''}"
     said = remarks(first, _takes_along(found), lost, later if mounts.command else mounts.remark, after)
     return [f"To give it up: {inside_of(place)}umount {how} {quoted}{said}"]
 
