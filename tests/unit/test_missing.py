@@ -193,6 +193,24 @@ def test_an_exact_expectation_wants_this_very_mount() -> None:
     assert site.later(31) == []
 
 
+def test_a_bind_may_show_a_file_system_of_the_server_that_was_mounted_below_its_source() -> None:
+    """nas01:/ has /media on another file system: its mount below goes when it is idle, the bind of it stays."""
+    bind = Expected(Place(HOST, "/srv/media"), "nas01:/", "nfs4", "/etc/fstab", exact=True, by_hand=True)
+    for source, fstype, good in (
+        ("nas01:/media", "nfs4", True),
+        ("nas01:/", "nfs4", True),
+        ("nas01:/media", "ext4", False),
+        ("nas02:/media", "nfs4", False),
+    ):
+        site = Site()
+        site.expect(bind), site.table(mount("/srv/media", source=source, fstype=fstype))
+        assert (site.later(31) == []) is good, source
+    for wanted in (bind._replace(source="nas01:/med"), bind._replace(by_hand=False)):  # [[expect]] means what it says
+        site = Site()
+        site.expect(wanted), site.table(mount("/srv/media", source="nas01:/media"))
+        assert len(site.later(31)) == 1
+
+
 def test_what_is_mounted_over_by_what_came_later_is_missing() -> None:
     """As when ZFS mounts /tank after fstab's /tank/nas: who writes there writes to the pool."""
     wanted = NAS._replace(place=Place(HOST, "/tank/nas"))

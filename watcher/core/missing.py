@@ -236,7 +236,16 @@ def _is_there(expected: Expected, mount: Mount | None) -> bool:
         return False
     if mount.fstype == "autofs" or not expected.exact:
         return True  # a trigger mounts it when somebody comes
-    return _is_of_type(expected, mount) and expected.source in ("", mount.source)
+    if not _is_of_type(expected, mount):
+        return False
+    # NFS mounts by itself what the server has mounted below, and takes it away when it is idle, but no bind of it.
+    below = _is_bind(expected) and mount.source.startswith(f"{expected.source.rstrip('/')}/")
+    return below or expected.source in ("", mount.source)
+
+
+def _is_bind(expected: Expected) -> bool:
+    """Whether fstab wants it to show what stands elsewhere: an [[expect]] is exact, too, but not by hand."""
+    return expected.exact and expected.by_hand
 
 
 def _is_behind_a_link(expected: Expected, mounts: Iterable[Mount]) -> bool:
