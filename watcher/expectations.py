@@ -77,13 +77,16 @@ class Expectations:
             *texts.from_units([texts.Unit(*unit) for unit in units.items()], enabled),
             *texts.from_storages(self._content.get(storage, b""), self._node),
         ]
-        host += self._bound_on_host(self._content.get(fstab, b""), host, mounts)
+        bound_on_host = self._bound_on_host(self._content.get(fstab, b""), mounts)
+        host += [e for e in binds.binds_on_host(bound_on_host, host, mounts) if may_hang_on(e.fstype)]
         host = texts.without_masked([_without_links(e, mounts) for e in host], units)
         bound = {c.ctid: list(self._bound(files)) for c, files in configs.items()}
         remote = [m for m in mounts if may_hang_on(m.fstype) and m.fstype != "autofs"]
         inside = [e for c in containers for e in self._inside_fstab(c)]
         expected = (*host, *binds.binds(bound, host, remote), *inside)
-        return ExpectedRead(expected, not self._unread, frozenset(c.namespace for c in self._fstabs))
+        inside_known = frozenset(c.namespace for c in self._fstabs)
+        written = frozenset(Place(HOST, resolved(b.target, mounts)) for b in bound_on_host)
+        return ExpectedRead(expected, not self._unread, inside_known, written)
 
     async def events(
         self, mounts: Callable[[], Sequence[Mount]], containers: Callable[[], Sequence[Container]]
@@ -152,9 +155,8 @@ class Expectations:
         return {HOST: f"what should be mounted is not known in full: {'; '.join(words[:3])}"} if words else {}
 
     @staticmethod
-    def _bound_on_host(fstab: bytes, host: Sequence[Expected], mounts: Sequence[Mount]) -> list[Expected]:
-        bound = [binds.Bound(resolved(source, mounts), target) for source, target in binds.bound_by_fstab(fstab)]
-        return [e for e in binds.binds_on_host(bound, host, mounts) if may_hang_on(e.fstype)]
+    def _bound_on_host(fstab: bytes, mounts: Sequence[Mount]) -> list[binds.Bound]:
+        return [binds.Bound(resolved(source, mounts), target) for source, target in binds.bound_by_fstab(fstab)]
 
     def _units(self, mounts: Sequence[Mount]) -> tuple[Mapping[str, bytes], frozenset[str]]:
         """The mount units, of which the earlier directory's counts (systemd.unit(5)), and what some unit wants."""

@@ -230,6 +230,7 @@ class ExpectedRead(NamedTuple):
     expected: tuple[Expected, ...]
     complete: bool = True  # none of the files has yet to be read for the first time
     inside: frozenset[str] = frozenset()  # the namespaces of the containers whose own files have been read
+    binds: frozenset[Place] = frozenset()  # where fstab binds something, be it of what may yet be mounted
 
 
 class DisksRead(NamedTuple):

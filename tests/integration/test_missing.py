@@ -24,7 +24,7 @@ from watcher.config import parse
 from watcher.core.expected import unit_name
 from watcher.expectations import Expectations
 from watcher.model import HOST as ON_HOST
-from watcher.model import Container
+from watcher.model import Container, Place
 from watcher.reading import TRIES, BatchReader, File
 from watcher.settings import Settings
 
@@ -293,15 +293,17 @@ async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path
     pve = tmp_path / "etc/pve"
     pve.mkdir(parents=True)
     text = f'[paths]\n{paths_of(tmp_path, storage=f"{pve}/storage.cfg")}\nlxc_config = ["{pve}/lxc"]\n'
+    (tmp_path / "fstab").write_text("/mnt/pve/nas01/x /srv/x none bind 0 0\n")
     settings = parse(text, "test", strict=True, defaults=Settings()).settings
     inside = (Container("101", os.getpid(), 1, "arr"),)
-    wanted = {"/mnt/pve/nas01": "PVE storage nas01"}
+    wanted = {"/mnt/pve/nas01": "PVE storage nas01", "/srv/x": "/etc/fstab"}
     children = Children()
     try:
         expectations = Expectations(settings, children, node="pve3")
 
         async def read() -> tuple[dict[str, str], bool]:
             found = await expectations.read([], inside)
+            assert found.binds == {Place(ON_HOST, "/srv/x")}
             return {e.place.mount_point: e.origin for e in found.expected}, found.complete
 
         assert await read() == ({}, False)

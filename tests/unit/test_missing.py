@@ -34,8 +34,11 @@ class Site:
         self.missing = Missing(chosen or watching(), after=after, grace_until=grace)
         self.now = 100.0
 
-    def expect(self, *expected: Expected, complete: bool = True, inside: Sequence[str] = ()) -> list[Transition]:
-        return self.missing.handle(ExpectedRead(expected, complete, frozenset(inside)), self.now)
+    def expect(
+        self, *expected: Expected, complete: bool = True, inside: Sequence[str] = (), binds: Sequence[Place] = ()
+    ) -> list[Transition]:
+        read = ExpectedRead(expected, complete, frozenset(inside), frozenset(binds))
+        return self.missing.handle(read, self.now)
 
     def table(self, *mounts: Mount) -> list[Transition]:
         return self.missing.handle(table(*mounts), self.now)
@@ -106,6 +109,22 @@ def test_what_is_written_into_fstab_while_we_run_is_shown_and_told_only_once_it_
     assert site.shown() == ["/mnt/nas"]
     assert site.table(mount()) == site.table() == []
     assert changes(site.later(31)) == [GONE]
+
+
+def test_a_bind_that_was_written_down_before_its_source_was_mounted_is_told() -> None:
+    """As at the boot of a host of Proxmox's: what the bind should show is known once pve-cluster runs."""
+    bind = Expected(Place(HOST, "/srv/x"), "nas01:/pve", "nfs4", "/etc/fstab", exact=True, by_hand=True)
+    for written, told in (([bind.place], [Change.BEGAN]), ([], [])):
+        site = Site()
+        site.table(mount("/srv/x", fstype="ext4", source="/dev/sda1"))
+        site.expect(complete=False, binds=written), site.expect(bind, binds=[bind.place])
+        assert [t.change for t in site.later(600)] == told
+        assert site.shown() == ["/srv/x"]
+    # Whoever writes it down while we run may take his time, also where its source comes still later.
+    site = Site()
+    site.table(), site.expect(), site.expect(binds=[bind.place]), site.expect(bind, binds=[bind.place])
+    assert site.later(600) == []
+    assert site.shown() == ["/srv/x"]
 
 
 def test_what_is_written_into_a_containers_fstab_while_it_runs_is_shown_and_told_only_once_it_has_stood() -> None:

@@ -62,6 +62,7 @@ class Missing:
         self._expected: dict[str, dict[Place, Expected]] | None = None  # by namespace; None: not read yet
         self._complete = False
         self._heard: frozenset[str] = frozenset()  # whose files were read, as of the last reading
+        self._binds: frozenset[Place] = frozenset()  # that were written down by then
         self._fresh: set[Place] = set()  # written down since, and not mounted since
         self._tables: dict[str, Sequence[Mount]] = {}
         self._containers: dict[str, Container | None] = {}
@@ -133,12 +134,12 @@ class Missing:
                 inside.setdefault(each.place, each)
         self._complete = read.complete
         if before is not None:
-            known = {place for inside in before.values() for place in inside}
-            by_hand = {e.place for inside in self._expected.values() for e in inside.values() if e.by_hand}
+            known = self._binds.union(*before.values())
+            by_hand = {e.place for inside in self._expected.values() for e in inside.values() if e.by_hand} | read.binds
             self._fresh = by_hand & (
                 self._fresh | {p for p in by_hand if p.namespace in self._heard and p not in known}
             )
-        self._heard = read.inside | {HOST}
+        self._heard, self._binds = read.inside | {HOST}, read.binds
         return [t for namespace in list(self._tables) for t in self._review(namespace, now)]
 
     def _review(self, namespace: str, now: float) -> list[Transition]:
