@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from tests.unit.mounts import mount, table, watching
 from watcher.core.bound import binds
 from watcher.core.filters import Filter
@@ -245,6 +247,25 @@ def test_what_is_mounted_over_by_what_came_later_is_missing() -> None:
         site = Site()
         site.expect(wanted), site.table(*tables)
         assert site.later(31) == []
+
+
+@pytest.mark.parametrize(
+    ("mend", "told"),
+    [
+        ("mount /tank/nas", "Do: mount /tank/nas"),
+        ("pct exec 105 -- mount /tank/nas", "Do: pct exec 105 -- mount /tank/nas"),
+        *(
+            (mend, "Do: unmount what hides it, or have it mounted elsewhere")
+            for mend in ("pvesm status --storage nas", "systemctl start tank-nas.mount", "pct reboot 105", "")
+        ),
+    ],
+)
+def test_what_is_hidden_is_not_mended_by_who_finds_it_mounted(mend: str, told: str) -> None:
+    wanted = NAS._replace(place=Place(HOST, "/tank/nas"), mend=mend)
+    site = Site()
+    site.expect(wanted), site.table(mount("/tank/nas"), mount("/tank", mount_id=41, device="0:60", fstype="zfs"))
+    [began] = site.later(31)
+    assert began.context == told
 
 
 def test_a_container_that_stops_misses_nothing() -> None:

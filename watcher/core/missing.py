@@ -297,6 +297,9 @@ def _error(lack: _Lack) -> str:
 def _mend(lack: _Lack) -> str:
     """The command that mounts it, to be copied; none if it cannot be shown as it is."""
     mend = lack.expected.mend
+    if lack.cover is not None and not mend.startswith(("mount ", "pct exec ", "lxc-attach ")):
+        # Only mount(8) mounts it anew, on top: PVE and systemd find it mounted, a container's start hides it again.
+        return "Do: unmount what hides it, or have it mounted elsewhere"
     if lack.instead is not None and mend.startswith("mount "):
         mend = f"u{mend} && {mend}"
     return f"Do: {mend}" if mend and name(mend, 400) == mend else ""
