@@ -47,7 +47,7 @@ class Expectations:
         self._unread: set[File] = set()  # never read yet, though they may be there
         self._fstabs: dict[Container, bytes] = {}
         self._fstabs_read = self._doubts_read = -math.inf
-        self._doubted: set[str] = set()  # namespaces
+        self._doubted: dict[str, float] = {}  # by namespace: until when
         self._troubles: dict[File, str] = {}
         self.wanted = asyncio.Event()  # read again: a container came, the configuration changed
         self.configure(settings)
@@ -55,12 +55,15 @@ class Expectations:
     def configure(self, settings: Settings) -> None:
         """What is written in our own file, and where the others are."""
         self._expect, self._paths = settings.expect, settings.paths
-        self._inside = settings.watch.containers
+        self._inside, self._patience = settings.watch.containers, settings.watch.missing_after
         self.wanted.set()
 
     def doubt(self, namespace: str) -> None:
-        """Something is not mounted any more in this container: it may be that it is not meant to be."""
-        self._doubted.add(namespace)
+        """Something is not mounted any more in this container: it may be that it is not meant to be.
+
+        Until that is told: who unmounts it may delete its line a little later.
+        """
+        self._doubted[namespace] = monotonic() + self._patience
         self.wanted.set()
 
     async def read(self, mounts: Sequence[Mount], containers: Sequence[Container]) -> ExpectedRead:
@@ -109,7 +112,7 @@ class Expectations:
                     last = now
                     yield now
                 try:
-                    async with asyncio.timeout(SWEEP):
+                    async with asyncio.timeout(self._until_next()):
                         await self.wanted.wait()
                     await asyncio.sleep(GATHER)
                 except TimeoutError:
@@ -117,6 +120,10 @@ class Expectations:
             finally:
                 if watch:
                     watch.close()
+
+    def _until_next(self) -> float:
+        """Seconds to the next reading that no event asks for."""
+        return min(SWEEP, max(0.0, self._doubts_read + DOUBTED_EVERY - monotonic())) if self._doubted else SWEEP
 
     # ---- the files
 
@@ -193,14 +200,15 @@ class Expectations:
         """Those of containers that are new or in doubt, and of all now and then: a child each time costs more."""
         now = monotonic()
         self._fstabs = {c: text for c, text in self._fstabs.items() if any(_same(c, other) for other in containers)}
-        doubted = self._doubted if now - self._doubts_read >= DOUBTED_EVERY else set[str]()
+        doubted = self._doubted if now - self._doubts_read >= DOUBTED_EVERY else {}
         new = [c for c in containers if not any(_same(c, known) for known in self._fstabs)]
         if now - self._fstabs_read >= FSTABS_EVERY:
             wanted, self._fstabs_read = list(containers), now
         else:
             wanted = [c for c in containers if c in new or c.namespace in doubted]
         if doubted:
-            self._doubts_read, self._doubted = now, set()
+            self._doubts_read = now
+            self._doubted = {namespace: until for namespace, until in doubted.items() if until > now}
         if not wanted:
             return
         proc = self._paths.proc

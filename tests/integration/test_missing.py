@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import http.client
 import json
 import os
 import re
 import socket
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -423,6 +425,19 @@ async def test_a_containers_fstab_is_read_again_where_something_is_not_mounted_a
         fstab.unlink()
         expectations.doubt(ct.namespace)
         assert await inside() == ["/mnt/b"]  # not as often as a container likes
+        monkeypatch.setattr("watcher.expectations.DOUBTED_EVERY", 0.01)
+        async with asyncio.timeout(20), aclosing(expectations.events(list, lambda: [container])) as events:
+            assert (await anext(events)).expected == ()
+            # Whoever unmounts it may edit its line a little later, but before it is told.
+            fstab.write_text("nas02:/c /mnt/c nfs\n")
+            assert [e.place.mount_point for e in (await anext(events)).expected] == ["/mnt/c"]
+        text = '[watch]\nmissing_after = "0s"'
+        expectations.configure(parse(text, "test", strict=True, defaults=settings).settings)
+        monkeypatch.setattr("watcher.expectations.DOUBTED_EVERY", 0.0)
+        expectations.doubt(ct.namespace)
+        assert await inside() == ["/mnt/c"]
+        fstab.unlink()
+        assert await inside() == ["/mnt/c"]
         monkeypatch.setattr("watcher.expectations.FSTABS_EVERY", 0.0)
         assert await inside() == []
     finally:
