@@ -174,14 +174,35 @@ def test_filters_hold_for_what_is_missing_too() -> None:
 
 def test_who_is_asked_for_by_name_counts_whatever_its_type() -> None:
     disk = Expected(Place(HOST, "/mnt/usb"), "/dev/sdb1", "ext4", "[[expect]]", "mount /mnt/usb", exact=True)
-    for chosen, shown in ((watching(), ["/mnt/usb"]), (watching(exclude=["/mnt/*"]), [])):
+    for chosen, shown in (
+        (watching(), ["/mnt/usb"]),
+        (watching(fstypes=["cifs", "fuse.*"]), ["/mnt/usb"]),
+        (watching(exclude=["/mnt/*"]), []),
+        (watching(include=["/srv/*"]), []),
+    ):
         site = Site(chosen)
         site.table(), site.expect(disk), site.later(31)
         assert site.shown() == shown
-    share = disk._replace(source="//nas02/films", fstype="cifs")
-    site = Site(watching(exclude=["server:nas02"]))
-    site.table(), site.expect(share), site.later(31)
-    assert site.shown() == []
+    for source, fstype in (("//nas02/films", "cifs"), ("nas02:/films", "")):
+        site = Site(watching(exclude=["server:nas02"]))
+        site.table(), site.expect(disk._replace(source=source, fstype=fstype)), site.later(31)
+        assert site.shown() == []
+
+
+def test_a_bind_is_asked_for_by_fstab_and_counts_only_if_its_type_is_watched() -> None:
+    pool = Expected(Place(HOST, "/srv/films"), "a:b", "fuse.mergerfs", "/etc/fstab", exact=True, by_hand=True)
+    for fstypes, shown in ((["nfs", "nfs4"], []), (["fuse.*"], ["/srv/films"])):
+        site = Site(watching(fstypes=fstypes))
+        site.table(), site.expect(pool), site.later(31)
+        assert site.shown() == shown
+
+
+def test_a_storage_that_another_mounts_is_of_any_type() -> None:
+    usb = STORAGE._replace(source="", fstype="")
+    for fstypes in (["nfs4"], ["cifs"]):
+        site = Site(watching(fstypes=fstypes))
+        site.table(), site.expect(usb), site.later(31)
+        assert site.shown() == ["/mnt/pve/nas"]
 
 
 def test_rules_that_change_end_and_begin_it() -> None:

@@ -154,8 +154,10 @@ class Filter:
 
     def watches(self, namespace: str, mount: Mount) -> bool:
         # An autofs trigger is never asked: statfs would mount what it stands for.
-        if mount.fstype == "autofs" or not self._fstype(mount.fstype):
-            return False
+        return mount.fstype != "autofs" and self._fstype(mount.fstype) and self.chooses(namespace, mount)
+
+    def chooses(self, namespace: str, mount: Mount) -> bool:
+        """Whether it is watched by its place and its server, whatever its type."""
         if self._include.all and self._exclude.none:
             return True
         place, server = Place(namespace, mount.mount_point), server_of(mount.fstype, mount.source)

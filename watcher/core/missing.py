@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from watcher.core.filters import Filter, server_of
+from watcher.core.filters import Filter
 from watcher.core.mountinfo import Tree
 from watcher.core.reasons import MOUNTED, NO_LONGER
 from watcher.core.wording import name
@@ -171,9 +171,9 @@ class Missing:
         return out + self._resume(namespace, now) + self._elapsed(now)
 
     def _is_watched(self, expected: Expected, like: Mount) -> bool:
-        if not expected.fstype or (expected.exact and server_of(expected.fstype, expected.source) is None):
-            # Whoever asks for it by name may leave the type open, or mean a local disk.
-            like = like._replace(fstype="nfs4")
+        if not expected.fstype or (expected.exact and not expected.by_hand):
+            # Whoever asks for it by name ([[expect]]) may leave the type open, or mean a local disk.
+            return self._filter.chooses(expected.place.namespace, like._replace(fstype=like.fstype or "nfs4"))
         return self._filter.watches(expected.place.namespace, like)
 
     def _resume(self, namespace: str, now: float) -> list[Transition]:
