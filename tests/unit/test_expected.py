@@ -94,8 +94,8 @@ WantedBy=multi-user.target
     [
         ([Unit("mnt-nas.mount", MOUNT)], ["mnt-nas.mount"], ["/mnt/nas"]),
         ([Unit("mnt-nas.mount", MOUNT)], [], []),
-        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")], [], []),
-        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")], ["mnt-nas.mount"], ["/mnt/nas"]),
+        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"[Automount]")], [], []),
+        ([Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"[Automount]")], ["mnt-nas.mount"], ["/mnt/nas"]),
         ([Unit("mnt-nas.service", MOUNT)], ["mnt-nas.service"], []),
         ([Unit("x.mount", MOUNT.replace(b"hard", b"noauto"))], ["x.mount"], []),
         ([Unit("x.mount", MOUNT.replace(b"/mnt/nas", b"%h/nas"))], ["x.mount"], []),
@@ -113,10 +113,30 @@ def test_units_count_if_something_wants_them_and_nothing_mounts_them_on_demand(
 
 @pytest.mark.parametrize("both", [False, True])
 def test_a_unit_whose_trigger_is_wanted_is_mended_by_the_trigger(both: bool) -> None:
-    units = [Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"")]
+    units = [Unit("mnt-nas.mount", MOUNT), Unit("mnt-nas.automount", b"[Automount]")]
     [found] = from_units(units, frozenset(u.name for u in units if both or u.name.endswith(".automount")))
     assert (found.place.mount_point, found.origin) == ("/mnt/nas", "mnt-nas.automount")
     assert found.mend == "systemctl start mnt-nas.automount"
+
+
+@pytest.mark.parametrize(
+    ("masked", "left"),
+    [
+        ("mount", []),
+        ("automount", ["/etc/fstab", "mnt-nas.mount"]),  # systemd mounts these at boot all the same
+        ("service", ["/etc/fstab", "/etc/fstab (x-systemd.automount)", "mnt-nas.mount", "mnt-nas.automount"]),
+    ],
+)
+def test_a_mask_takes_what_is_mounted_by_that_unit(masked: str, left: list[str]) -> None:
+    fstab = from_fstab(b"a:/b /mnt/nas nfs\na:/b /mnt/nas nfs x-systemd.automount\n")
+    units = {"mnt-nas.mount": MOUNT, "mnt-nas.automount": b"[Automount]"}
+    by_unit = [each for unit in units for each in from_units([*map(Unit, units, units.values())], frozenset({unit}))]
+    found = texts.without_masked([*fstab, *by_unit], {f"mnt-nas.{masked}": b" \n"})
+    assert [each.origin for each in found] == left
+    # Of two that are wanted the trigger counts, unless it is masked.
+    units |= {"mnt-nas.automount": b""}
+    [both] = from_units([*map(Unit, units, units.values())], frozenset(units))
+    assert both.origin == "mnt-nas.mount"
 
 
 @pytest.mark.parametrize(

@@ -123,11 +123,11 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
 
     `enabled`: what some target or other unit wants, by the links to it.
     """
-    triggers = {u.name for u in units if u.name.endswith(".automount")} & enabled
+    enabled -= _masked(units)
     found = []
     for unit in units:
         stem = unit.name.removesuffix(".mount")
-        wanted = next((n for n in (f"{stem}.automount", unit.name) if n in triggers or n in enabled), None)
+        wanted = next((n for n in (f"{stem}.automount", unit.name) if n in enabled), None)
         if stem == unit.name or wanted is None:
             continue
         keys = _mount_section(unit.content)
@@ -152,8 +152,19 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
 
 def without_masked(found: Iterable[Expected], units: Mapping[str, bytes]) -> list[Expected]:
     """But for what fstab or a unit wants and somebody has masked: by an empty unit of that name (systemd.unit(5))."""
-    masked = {unit.rpartition(".")[0] for unit, content in units.items() if not content.strip()}
-    return [each for each in found if not each.by_hand or unit_name(each.place.mount_point) not in masked]
+    masked = _masked(Unit(*unit) for unit in units.items())
+
+    def is_off(each: Expected) -> bool:
+        unit = unit_name(each.place.mount_point)
+        by_demand = each.origin.rstrip(")").endswith(".automount")
+        # What is mounted at boot is so without its trigger, too.
+        return each.by_hand and (f"{unit}.mount" in masked or (by_demand and f"{unit}.automount" in masked))
+
+    return [each for each in found if not is_off(each)]
+
+
+def _masked(units: Iterable[Unit]) -> set[str]:
+    return {unit.name for unit in units if not unit.content.strip()}
 
 
 def _mount_section(content: bytes) -> dict[str, str]:
