@@ -66,13 +66,14 @@ class Expectations:
         self._doubted[namespace] = monotonic() + self._patience
         self.wanted.set()
 
-    async def read(self, mounts: Sequence[Mount], containers: Sequence[Container]) -> ExpectedRead:
-        """All that should be mounted now. `mounts`: the host's; `containers`: those that run."""
+    async def read(self, table: Callable[[], Sequence[Mount]], containers: Sequence[Container]) -> ExpectedRead:
+        """All that should be mounted now. `table`: the host's mounts at any time; `containers`: those that run."""
         containers = containers if self._inside else ()
         configs = {c: self._config_files(c.ctid) for c in containers}
         fstab, storage = File(self._paths.fstab), File(self._paths.storage)
-        await self._refresh([fstab, storage, *(f for files in configs.values() for f in files)], mounts)
+        await self._refresh([fstab, storage, *(f for files in configs.values() for f in files)], table)
         await self._read_fstabs(containers)
+        mounts = table()
         units, enabled = self._units(mounts)
         host = [
             *(from_settings(each) for each in self._expect),
@@ -108,7 +109,7 @@ class Expectations:
                 log.debug("%s", e)
             try:
                 # Looked at once the watch stands, so that no change falls between the two.
-                if (now := await self.read(mounts(), containers())) != last:
+                if (now := await self.read(mounts, containers())) != last:
                     last = now
                     yield now
                 try:
@@ -133,10 +134,12 @@ class Expectations:
     def _is_ours(self, entry: str) -> bool:
         return entry == os.path.basename(self._paths.fstab) or entry.endswith((".mount", ".automount"))
 
-    async def _refresh(self, files: Sequence[File], mounts: Sequence[Mount]) -> None:
+    async def _refresh(self, files: Sequence[File], table: Callable[[], Sequence[Mount]]) -> None:
         """Read them again; what cannot be read now is as it was."""
-        remote = [file for file in files if may_hang(file.path, mounts)]
-        answers = dict(await self._reader.read(remote))
+        answers = dict[File, bytes | OSError]()
+        # Reading takes seconds, in which others may become remote.
+        while remote := _remote([file for file in files if file not in answers], table()):
+            answers |= await self._reader.read(remote)
         for file in files:
             if file not in answers:
                 answers[file] = _not_mounted(file.path, _local(file.path))
@@ -172,14 +175,17 @@ class Expectations:
             if may_hang(directory, mounts):
                 continue
             for entry in _names(directory):
-                if entry.endswith((".mount", ".automount")) and entry not in units and len(units) < MAX_UNITS:
-                    answer = _local(f"{directory}/{entry}")
+                path = f"{directory}/{entry}"
+                if not entry.endswith((".mount", ".automount", ".wants", ".requires")) or may_hang(path, mounts):
+                    continue  # the latter where it is a link, as that of `systemctl link`
+                if entry.endswith((".wants", ".requires")):
+                    enabled.update(_names(path))
+                elif entry not in units and len(units) < MAX_UNITS:
+                    answer = _local(path)
                     if isinstance(answer, bytes):
                         units[entry] = answer
-                    elif _is_masked(f"{directory}/{entry}"):
+                    elif _is_masked(path):
                         units[entry] = b""
-                elif entry.endswith((".wants", ".requires")):
-                    enabled.update(_names(f"{directory}/{entry}"))
         return units, frozenset(enabled)
 
     # ---- containers
@@ -242,7 +248,7 @@ async def missing_now(
     missing, now = Missing(rules_of(settings).watched, after=0.0), monotonic()
     for table in tables.values():
         missing.handle(table, now)
-    read = await expectations.read(tables[HOST].mounts, missing.containers())
+    read = await expectations.read(lambda: tables[HOST].mounts, missing.containers())
     missing.handle(read, now)
     wanted_by = {expected.place: expected.origin for expected in reversed(read.expected)}
     found = {state.place: (state, wanted_by[state.place]) for state in missing.snapshot()}
@@ -272,6 +278,10 @@ def _same(one: Container, other: Container) -> bool:
 
 def _fstab_of(proc: str, container: Container) -> File:
     return File("/etc/fstab", f"{proc}/{container.init_pid}/root")
+
+
+def _remote(files: Sequence[File], mounts: Sequence[Mount]) -> list[File]:
+    return [file for file in files if may_hang(file.path, mounts)]
 
 
 def _not_mounted(path: str, answer: bytes | OSError) -> bytes | OSError:

@@ -195,7 +195,7 @@ class _Pass:
 
     async def _look_for_missing(self, mounts: Sequence[Mount]) -> None:
         """While the probes are under way: a file in /etc/pve is read by a child."""
-        self._handle(await self._expectations.read(mounts, self._picture.missing.containers()))
+        self._handle(await self._expectations.read(lambda: mounts, self._picture.missing.containers()))
         if self._picture.missing.snapshot():
             self._handle(TableRead(HOST, self._read_table()))  # one that changes while it is read can miss a line
         self._compared = True

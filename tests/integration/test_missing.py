@@ -21,12 +21,14 @@ from tests.fakes.receivers import GotifyReceiver
 from tests.integration.looking import Command, until
 from tests.integration.service import HOST, Site, toml
 from tests.integration.test_notifications import asked, matches, tell_last, titles, told_of, until_told
+from tests.unit.mounts import mount as row
 from watcher.children import Children
 from watcher.config import parse
 from watcher.core.expected import unit_name
 from watcher.expectations import Expectations
+from watcher.files import read_regular
 from watcher.model import HOST as ON_HOST
-from watcher.model import Container, Place
+from watcher.model import Container, Mount, Place
 from watcher.reading import TRIES, BatchReader, File
 from watcher.settings import Settings
 
@@ -304,7 +306,7 @@ async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path
         expectations = Expectations(settings, children, node="pve3")
 
         async def read() -> tuple[dict[str, str], bool]:
-            found = await expectations.read([], inside)
+            found = await expectations.read(list, inside)
             assert found.binds == {Place(ON_HOST, "/srv/x")}
             return {e.place.mount_point: e.origin for e in found.expected}, found.complete
 
@@ -319,10 +321,48 @@ async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path
         assert await read() == ({}, True)
         (pve / "lxc").rmdir()
         pve.rmdir()  # not one of Proxmox's hosts
-        found = await Expectations(settings, children, node="pve3").read([], inside)
+        found = await Expectations(settings, children, node="pve3").read(list, inside)
         assert (found.expected, found.complete) == ((), True)
     finally:
         children.close()
+
+
+async def test_what_may_hang_is_not_touched_by_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what a link in a directory of units leads to, nor what was mounted while we read something else."""
+    for name in ("nas", "late", "units"):
+        (tmp_path / name).mkdir(parents=True)
+    unit = "[Mount]\nWhat=nas01:/{0}\nWhere=/mnt/{0}\nType=nfs\n"
+    (tmp_path / "nas/x.mount").write_text(unit.format("x"))
+    (tmp_path / "units/x.mount").symlink_to(tmp_path / "nas/x.mount")  # systemctl link
+    (tmp_path / "units/y.mount").write_text(unit.format("y"))
+    (tmp_path / "units/z.mount").write_text(unit.format("z"))
+    (tmp_path / "units/a.wants").mkdir()
+    for name in ("x", "y"):
+        (tmp_path / f"units/a.wants/{name}.mount").symlink_to(f"../{name}.mount")
+    (tmp_path / "nas/z.mount").touch()
+    (tmp_path / "units/b.wants").symlink_to(tmp_path / "nas")
+    (tmp_path / "late/fstab").write_text("nas01:/l /mnt/l nfs\n")
+    paths = paths_of(tmp_path, storage=f"{tmp_path}/nas/storage.cfg")
+    text = f"[paths]\n{paths.replace(f'{tmp_path}/fstab', f'{tmp_path}/late/fstab')}"
+    settings = parse(text, "test", strict=True, defaults=Settings()).settings
+    nas = row(str(tmp_path / "nas"))
+    tables, touched = [[nas]], list[str]()
+
+    def mounts() -> list[Mount]:
+        return tables.pop() if tables else [nas, row(str(tmp_path / "late"))]
+
+    def read(path: str, limit: int) -> bytes:
+        touched.append(path)
+        return read_regular(path, limit)
+
+    monkeypatch.setattr("watcher.expectations.read_regular", read)
+    children = Children()
+    try:
+        found = await Expectations(settings, children, node="pve3").read(mounts, [])
+    finally:
+        children.close()
+    assert [e.place.mount_point for e in found.expected] == ["/mnt/l", "/mnt/y"]
+    assert [os.path.basename(path) for path in touched] == ["y.mount", "z.mount"]
 
 
 async def test_a_file_that_hangs_costs_the_others_nothing_and_is_not_tried_again(
@@ -413,7 +453,7 @@ async def test_a_containers_fstab_is_read_again_where_something_is_not_mounted_a
         expectations = Expectations(settings, children, node="pve3")
 
         async def inside() -> list[str]:
-            found = await expectations.read([], [container])
+            found = await expectations.read(list, [container])
             assert found.inside == {ct.namespace}
             return [e.place.mount_point for e in found.expected]
 
