@@ -33,6 +33,7 @@ FSTABS_EVERY = 600.0  # seconds until containers' own fstabs are read again, all
 DOUBTED_EVERY = 10.0  # seconds between two such readings because something is not mounted any more
 GATHER = 0.5  # seconds in which containers that start together are taken together
 MAX_UNITS = 1000
+PMXCFS = "/usr/bin/pmxcfs"  # Proxmox VE's pve-cluster, which mounts /etc/pve
 _SIZE_LIMIT = 1 << 20
 
 
@@ -142,7 +143,7 @@ class Expectations:
             answers |= await self._reader.read(remote)
         for file in files:
             if file not in answers:
-                answers[file] = _not_mounted(file.path, _local(file.path))
+                answers[file] = _not_mounted(file.path, _local(file.path), was_there=file in self._content)
         self._content = {file: content for file, content in self._content.items() if file in answers}
         self._unread &= answers.keys()
         self._troubles.clear()
@@ -284,11 +285,13 @@ def _remote(files: Sequence[File], mounts: Sequence[Mount]) -> list[File]:
     return [file for file in files if may_hang(file.path, mounts)]
 
 
-def _not_mounted(path: str, answer: bytes | OSError) -> bytes | OSError:
+def _not_mounted(path: str, answer: bytes | OSError, *, was_there: bool) -> bytes | OSError:
     """The answer, but of a file of Proxmox VE's that is absent since their file system is not mounted by now."""
     above, pve, _ = path.rpartition("/pve/")
     if not pve or not isinstance(answer, FileNotFoundError):
         return answer
+    if not was_there and isinstance(_local(PMXCFS), FileNotFoundError):
+        return answer  # the directory is a leftover
     try:
         is_empty = not names_in(f"{above}/pve")
     except OSError:

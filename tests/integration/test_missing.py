@@ -292,10 +292,15 @@ def test_storages_are_read_from_a_fuse_mount_by_a_child_and_one_that_hangs_is_sa
     assert "no answer from its file system within 5 s" in note
 
 
-async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path) -> None:
+async def test_what_proxmox_wants_stands_while_its_files_are_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """pve-cluster is restarted, or starts after us: until /etc/pve is mounted it is an empty directory."""
     pve = tmp_path / "etc/pve"
     pve.mkdir(parents=True)
+    installed = tmp_path / "pmxcfs"
+    installed.touch()
+    monkeypatch.setattr("watcher.expectations.PMXCFS", str(installed), raising=False)
     text = f'[paths]\n{paths_of(tmp_path, storage=f"{pve}/storage.cfg")}\nlxc_config = ["{pve}/lxc"]\n'
     (tmp_path / "fstab").write_text("/mnt/pve/nas01/x /srv/x none bind 0 0\n")
     settings = parse(text, "test", strict=True, defaults=Settings()).settings
@@ -317,12 +322,16 @@ async def test_what_proxmox_wants_stands_while_its_files_are_away(tmp_path: Path
         assert expectations.problems == {}
         (pve / "storage.cfg").unlink()
         assert (await read())[0] == wanted
+        installed.unlink()
+        assert (await read())[0] == wanted  # it was there
         (pve / "lxc").mkdir()
         assert await read() == ({}, True)
         (pve / "lxc").rmdir()
-        pve.rmdir()  # not one of Proxmox's hosts
-        found = await Expectations(settings, children, node="pve3").read(list, inside)
-        assert (found.expected, found.complete) == ((), True)
+        for leave in (Path.exists, Path.rmdir):  # Proxmox VE was removed; it was never there
+            leave(pve)
+            expectations = Expectations(settings, children, node="pve3")
+            found = await expectations.read(list, inside)
+            assert (found.expected, found.complete, expectations.problems) == ((), True, {})
     finally:
         children.close()
 
