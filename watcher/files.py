@@ -1,6 +1,6 @@
 """Our own small files on local disks: read without being held up, written whole and private.
 
-Not for files on network or FUSE file systems: `configfile` decides that, and reads them in a child.
+Not for files on network or FUSE file systems: `reading` decides that, and reads them in a child.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ MINUTE = 60.0  # seconds in which the mounts of one namespace are spoken of
 MAX_TIMES = 20  # times
 VOID_EVERY = 60.0  # seconds between two lines about probes that said nothing
 _WIDTH = 200
+_NO_SOURCE = "no source"
 
 
 class Narrator:
@@ -76,7 +77,8 @@ class Narrator:
         if transition.kind is Kind.WATCHER:
             return  # said where it happened
         places = ", ".join(map(_place, transition.subject.places[:MAX_LISTED]))
-        source = _source(transition.subject.source)
+        nothing = "of any source" if transition.kind is Kind.MISSING else _NO_SOURCE
+        source = _source(transition.subject.source, nothing)
         match transition.change:
             case Change.BEGAN:
                 stack = f" (hangs in {' < '.join(transition.stack[:4])})" if transition.stack else ""
@@ -97,5 +99,5 @@ def _place(place: Place) -> str:
     return name(str(place), _WIDTH)
 
 
-def _source(source: str) -> str:
-    return name(source, _WIDTH) or "of any source"
+def _source(source: str, nothing: str = _NO_SOURCE) -> str:
+    return name(source, _WIDTH) or nothing

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tests.unit.mounts import mount
-from watcher.model import HOST, Mount, Place
+from watcher.model import HOST, Change, Kind, Mount, Place, Subject, Superblock, Transition
 from watcher.narration import MAX_TIMES, MINUTE, Narrator
 
 
@@ -26,6 +26,21 @@ def test_a_container_cannot_flood_the_log(caplog: pytest.LogCaptureFixture) -> N
     lines = changes("ct:101", 1200, 0.1, caplog)  # two minutes
     assert len(lines) <= 2 * 2 * (MAX_TIMES + 1) * (1200 * 0.1 / MINUTE)
     assert "watching ct:101:/m/0 (nfs4, nas01:/data)" in lines
+
+
+def test_only_what_is_expected_can_be_of_any_source(caplog: pytest.LogCaptureFixture) -> None:
+    place, narrator = Place(HOST, "/mnt/x"), Narrator()
+    missing = Transition(Kind.MISSING, Change.ENDED, Subject(Superblock("", "/", "", ""), (place,), ""), 1.0, 0.0)
+    stale = missing._replace(kind=Kind.STALE, subject=Subject(Superblock("0:50", "/", "fuse", ""), (place,), ""))
+    with caplog.at_level(logging.INFO):
+        narrator.places({}, {place: mount("/mnt/x", fstype="fuse", source="")}, 0.0)
+        narrator.transition(missing)
+        narrator.transition(stale)
+    assert [record.getMessage() for record in caplog.records] == [
+        "watching /mnt/x (fuse, no source)",
+        "missing no more: /mnt/x (of any source)",
+        "stale no more: /mnt/x (no source)",
+    ]
 
 
 def test_what_changes_now_and_then_is_all_said(caplog: pytest.LogCaptureFixture) -> None:
