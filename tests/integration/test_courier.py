@@ -20,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.receivers import GotifyReceiver, Receiver, SmtpReceiver, TelegramReceiver
+from watcher.children import script_with_packages
 from watcher.delivery import courier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-COMMAND = [sys.executable, "-P", str(Path(courier.__file__))]
+COMMAND = script_with_packages(courier.__file__)
 LIMIT = 60  # seconds until a courier that says nothing fails its test
 
 TITLE = "🔴 pve3: nas01 <b>NO</b> ANSWER & _*[more"

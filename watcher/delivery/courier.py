@@ -393,7 +393,3 @@ def main() -> None:
     except BrokenPipeError:
         os._exit(1)
     os._exit(0)  # not sys.exit: that waits for Apprise's threads, of which one may hang for ever
-
-
-if __name__ == "__main__":
-    main()
