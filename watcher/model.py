@@ -81,6 +81,7 @@ class Expected(NamedTuple):
     exact: bool = False  # another mount in its place is not it
     readonly: bool | None = None  # how it is meant; None: nobody says
     by_hand: bool = False  # who writes it down mounts it himself, and in his own time
+    on_demand: bool = False  # by systemd's automount unit
 
 
 class Usage(NamedTuple):

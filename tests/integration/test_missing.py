@@ -24,7 +24,7 @@ from tests.integration.test_notifications import asked, matches, tell_last, titl
 from tests.unit.mounts import mount as row
 from watcher.children import Children
 from watcher.config import parse
-from watcher.core.expected import unit_name
+from watcher.core.units import unit_name
 from watcher.expectations import Expectations
 from watcher.files import read_regular
 from watcher.model import HOST as ON_HOST
@@ -266,7 +266,7 @@ def test_one_look_knows_units_and_our_own_file(command: Command, tmp_path: Path)
     (tmp_path / "units/remote-fs.target.wants/d.automount").symlink_to(tmp_path / "units/d.automount")
     # What is masked is nobody's wish any more, whoever has written it down.
     (tmp_path / "fstab").write_text(f"nas01:/off {tmp_path}/mnt/off nfs4 defaults 0 0\n")
-    (tmp_path / "units" / f"{unit_name(f'{tmp_path}/mnt/off')}.mount").symlink_to("/dev/null")
+    (tmp_path / "units" / f"{unit_name(f'{tmp_path}/mnt/off')}").symlink_to("/dev/null")
     command.extra = f'[[expect]]\nmount = "{tmp_path}/mnt/mine"\n'
     command.write()
     outcome = command.once()

@@ -24,7 +24,6 @@ from watcher.core.evidence import (
     assemble,
     endpoints_of,
     fstab_sources,
-    mount_unit,
     never_started,
     question_of,
     question_of_absent,
@@ -37,6 +36,7 @@ from watcher.core.places import superblock_of
 from watcher.core.radius import Guest, Process, Radius, Using
 from watcher.core.roster import ALONE
 from watcher.core.served import Served
+from watcher.core.units import unit_name
 from watcher.core.wording import printable
 from watcher.model import Cause, Container, Kind, Mount, MountState, Place, Reach, Subject, Superblock
 
@@ -97,7 +97,7 @@ def test_parsers_survive_any_text(text: str, point: str) -> None:
     fstab_sources(text)
     unit_of(text)
     unit_of(f"0::{text}")
-    assert "/" not in mount_unit(point)
+    assert "/" not in unit_name(point)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_unit_of_a_process(cgroup: str, unit: tuple[str, bool, bool]) -> None:
     ],
 )
 def test_the_name_of_a_mount_unit(path: str, unit: str) -> None:
-    assert mount_unit(path) == unit
+    assert unit_name(path) == unit
 
 
 def test_fstab() -> None:

@@ -8,6 +8,7 @@ from tests.unit.mounts import mount
 from watcher.core import expected as texts
 from watcher.core.bound import Bound, binds_on_host, bound_by_fstab, bound_by_lxc, bound_by_pve
 from watcher.core.expected import Unit, from_fstab, from_storages, from_units
+from watcher.core.units import unit_name
 from watcher.model import HOST, Expected, Place
 
 FSTAB = rb"""# /etc/fstab
@@ -152,7 +153,7 @@ def test_a_mask_takes_what_is_mounted_by_that_unit(masked: str, left: list[str])
     ],
 )
 def test_a_path_is_named_as_systemd_names_it(path: str, named: str) -> None:
-    assert texts.unit_name(path) == named
+    assert unit_name(path) == f"{named}.mount"
 
 
 STORAGE = b"""dir: local

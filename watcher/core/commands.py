@@ -12,9 +12,10 @@ import re
 import shlex
 from typing import NamedTuple
 
-from watcher.core.evidence import CIFS, Evidence, Origin, mount_unit
+from watcher.core.evidence import CIFS, Evidence, Origin
 from watcher.core.mountinfo import escape, option
 from watcher.core.mountstats import NFS
+from watcher.core.units import unit_name
 from watcher.core.wording import name
 from watcher.model import HOST, Place, Subject, Superblock
 
@@ -123,7 +124,7 @@ def aborted(superblock: Superblock, place: Place, found: Evidence | None, again:
 
 def again(subject: Subject, place: Place, found: Evidence | None, *, is_away: bool = False) -> Again:
     """`is_away`: it is not mounted, and no file is known to want it."""
-    quoted, unit = shlex.quote(place.mount_point), mount_unit(place.mount_point)
+    quoted, unit = shlex.quote(place.mount_point), unit_name(place.mount_point)
     origin = found.origin if found is not None else Origin.UNKNOWN
     if storage_of(place, found):
         return Again(remark="PVE mounts it again")

@@ -347,20 +347,6 @@ def unit_of(cgroup: str) -> tuple[str, bool, bool]:
     return "", True, False
 
 
-def mount_unit(mount_point: str) -> str:
-    """The name of its systemd mount unit: `systemd-escape --path --suffix=mount` (systemd.unit(5))."""
-    path = "/".join(part for part in mount_point.split("/") if part)
-    if not path:
-        return "-.mount"
-    data = path.encode("utf-8", "surrogateescape")
-    safe = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_."
-    out = [
-        "-" if byte == 0x2F else chr(byte) if byte in safe and not (n == 0 and byte == 0x2E) else f"\\x{byte:02x}"
-        for n, byte in enumerate(data)
-    ]
-    return f"{''.join(out)}.mount"
-
-
 def unanswered(text: str, mount_point: str) -> int | None:
     """NFS calls that were sent and not answered, from /proc/<pid>/mountstats; None where it does not say.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from watcher.core import fstab, pve
+from watcher.core.units import unit_name
 from watcher.core.wording import name
 from watcher.model import HOST, Expected, Place
 
@@ -18,7 +19,6 @@ MAX_FROM_FILE = 1000  # mounts taken from one file
 MAX_PATH = 4096  # PATH_MAX of linux/limits.h
 
 ON_DEMAND = ("x-systemd.automount", "comment=systemd.automount")
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.")
 
 # Types in fstab whose mount(8) helpers mount something that the kernel calls otherwise.
 _BY_HELPER = {
@@ -54,13 +54,6 @@ def start_command(unit: str) -> str:
     return f"systemctl start {shlex.quote(unit)}"
 
 
-def unit_name(path: str) -> str:
-    """The name without its suffix of the unit for a mount point (systemd.unit(5): unit name escaping)."""
-    text = path.strip("/").encode("utf-8", "surrogateescape")
-    escaped = (chr(b) if chr(b) in _PLAIN and (n or b != ord(".")) else f"\\x{b:02x}" for n, b in enumerate(text))
-    return "".join(escaped).replace("\\x2f", "-") or "-"
-
-
 # ---- fstab(5)
 
 
@@ -76,7 +69,7 @@ def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: s
         if namespace != HOST if by_demand else has(options, "noauto"):
             continue
         source, fstype = _of_fuse(source, fstype)
-        mend = run + (start_command(f"{unit_name(path)}.automount") if by_demand else mount_command(path))
+        mend = run + (start_command(unit_name(path, "automount")) if by_demand else mount_command(path))
         found.append(
             Expected(
                 Place(namespace, path),
@@ -86,6 +79,7 @@ def from_fstab(content: bytes, *, namespace: str = HOST, run: str = "", where: s
                 mend,
                 readonly=_is_ro(options),
                 by_hand=True,
+                on_demand=by_demand,
             )
         )
     return found[:MAX_FROM_FILE]
@@ -145,6 +139,7 @@ def from_units(units: Sequence[Unit], enabled: frozenset[str]) -> list[Expected]
                 start_command(wanted),
                 readonly=_is_ro(options),
                 by_hand=True,
+                on_demand=wanted.endswith(".automount"),
             )
         )
     return found[:MAX_FROM_FILE]
@@ -155,10 +150,9 @@ def without_masked(found: Iterable[Expected], units: Mapping[str, bytes]) -> lis
     masked = _masked(Unit(*unit) for unit in units.items())
 
     def is_off(each: Expected) -> bool:
-        unit = unit_name(each.place.mount_point)
-        by_demand = each.origin.rstrip(")").endswith(".automount")
         # What is mounted at boot is so without its trigger, too.
-        return each.by_hand and (f"{unit}.mount" in masked or (by_demand and f"{unit}.automount" in masked))
+        kinds = ("mount", "automount") if each.on_demand else ("mount",)
+        return each.by_hand and any(unit_name(each.place.mount_point, kind) in masked for kind in kinds)
 
     return [each for each in found if not is_off(each)]
 

@@ -15,6 +15,7 @@ from watcher.children import Children, environment, framed, script
 from watcher.core import evidence
 from watcher.core.evidence import Endpoint, Evidence, Findings, Origin, Port, Question
 from watcher.core.mountstats import NFS
+from watcher.core.units import unit_name
 from watcher.model import HOST, Mount
 from watcher.reading import FileReader
 
@@ -101,7 +102,7 @@ def _fields(questions: Sequence[Question], from_host: frozenset[Endpoint], proc:
     for number in sorted({q.connection for q in questions if q.connection is not None and not q.gone}):
         yield from ("waiting", CONNECTIONS, number)
     of_host = [q for q in questions if q.place.namespace == HOST and q.origin is not Origin.AUTOMOUNT]
-    for unit in sorted({evidence.mount_unit(q.place.mount_point) for q in of_host}):
+    for unit in sorted({unit_name(q.place.mount_point) for q in of_host}):
         yield from ("unit", unit)
 
 
@@ -142,5 +143,5 @@ class _Findings:
             from_host=tuple((endpoint, port) for endpoint, port in of_host if port is not None),
             waiting=self._waiting.get(question.connection) if question.connection is not None else None,
             unanswered=evidence.unanswered(stats.get(network, ""), question.place.mount_point),
-            has_unit=evidence.mount_unit(question.place.mount_point) in self._units,
+            has_unit=unit_name(question.place.mount_point) in self._units,
         )
