@@ -117,12 +117,13 @@ class Growing:
     async def _look(self, now: float) -> None:
         jobs, chosen = list[tuple[Slot, Job]](), self._chosen()
         incidents = {incident.number: incident for incident in self._incidents.open}
+        trees = dict[str, Tree]()
         for slot, watched in self._watched.items():
             if watched.next_at > now:
                 continue
             watched.times += 1
             watched.next_at = now + pause(watched.times)
-            if (job := self._job(incidents[slot[0]], slot[1], chosen, watched)) is not None:
+            if (job := self._job(incidents[slot[0]], slot[1], chosen, watched, trees)) is not None:
                 jobs.append((slot, job))
         jobs.sort(key=lambda pair: (pair[1].place.namespace != HOST, pair[1].place.namespace))
         changes = False
@@ -163,14 +164,17 @@ class Growing:
             log.log(level, "%s", words(growth, watched.place, "", f"{local_time(growth.since):%H:%M}"))
         return self._incidents.note_growth(*slot, growth)
 
-    def _job(self, incident: Incident, slot: int, chosen: Filter, watched: _Watched) -> Job | None:
-        """The directory under a member, if it can be looked at."""
+    def _job(
+        self, incident: Incident, slot: int, chosen: Filter, watched: _Watched, trees: dict[str, Tree]
+    ) -> Job | None:
+        """The directory under a member, if it can be looked at. `trees`: those made for the looks before it."""
         member = next((m for m in incident.failing if m.slot == slot), None)
         table = self._tables(watched.place.namespace)
         if member is None or table is None:
             return None
         place = watched.place
-        tree = Tree(table.mounts)
+        if (tree := trees.get(place.namespace)) is None:
+            tree = trees[place.namespace] = Tree(table.mounts)
         there = [m for m in table.mounts if m.mount_point == place.mount_point and tree.is_visible(m)]
         if member.kind is Kind.VANISHED and place.namespace != HOST and member.error.startswith(SEES_DISK):
             return self._seen_disk(member, there[-1], table, watched) if there else None
