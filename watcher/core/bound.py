@@ -11,7 +11,7 @@ from typing import NamedTuple
 from watcher.core import fstab, pve
 from watcher.core.expected import MAX_FROM_FILE, ON_DEMAND, has, mount_command, path_of
 from watcher.core.lxc import bind_of, key_and_value
-from watcher.core.mountinfo import option
+from watcher.core.mountinfo import deepest, option
 from watcher.model import HOST, Expected, Mount, Place
 
 
@@ -73,16 +73,10 @@ def binds_on_host(bound: Iterable[Bound], hosts: Iterable[Expected], mounts: Ite
     wanted = {e.place.mount_point: ("", e.fstype) for e in hosts if e.place.namespace == HOST} | standing
     found = []
     for source, target in bound:
-        if (over := _over(source, wanted)) is not None:
+        if (over := deepest(source, wanted)) is not None:
             place, command = Place(HOST, target), mount_command(target)
             found.append(Expected(place, *wanted[over], "/etc/fstab", command, exact=True, by_hand=True))
     return found
-
-
-def _over(path: str, points: Iterable[str]) -> str | None:
-    """The deepest of these directories that the path lies in."""
-    above = (point for point in points if path == point or path.startswith(point.rstrip("/") + "/"))
-    return max(above, key=len, default=None)
 
 
 def binds(
@@ -97,7 +91,7 @@ def binds(
     found = []
     for ctid, entries in bound.items():
         for source, target, origin in entries:
-            if (over := _over(source, remote)) is None:
+            if (over := deepest(source, remote)) is None:
                 continue
             from_, fstype = remote[over]
             mend = f"pct reboot {ctid}" if ctid.isdecimal() else ""

@@ -6,11 +6,11 @@ comes back within the patience that is set concern it: Proxmox VE remounts its s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from watcher.core.filters import Filter
-from watcher.core.mountinfo import Tree
+from watcher.core.mountinfo import Tree, deepest
 from watcher.core.reasons import MOUNTED, NO_LONGER
 from watcher.core.wording import name
 from watcher.model import (
@@ -274,14 +274,7 @@ def _seen_at(points: Collection[str], mounts: Sequence[Mount]) -> tuple[dict[str
     seen = {m.mount_point: m for m in found if tree.is_visible(m)}
     out_of_sight = {m.mount_point for m in found} - seen.keys()
     visible = {m.mount_point: m for m in mounts if tree.is_visible(m)} if out_of_sight else {}
-    return seen, {point: over for point in out_of_sight if (over := _nearest(point, visible)) is not None}
-
-
-def _nearest(point: str, visible: Mapping[str, Mount]) -> Mount | None:
-    """In which of these mounts the path ends."""
-    while point != "/" and point not in visible:
-        point = point.rpartition("/")[0] or "/"
-    return visible.get(point)
+    return seen, {p: visible[over] for p in out_of_sight if (over := deepest(p, visible)) is not None}
 
 
 def _error(lack: _Lack) -> str:

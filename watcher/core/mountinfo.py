@@ -7,7 +7,7 @@ mounts hide each other. What is worth watching is decided in `filters`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from watcher.model import Mount
 
@@ -67,6 +67,15 @@ def parse(data: bytes) -> tuple[Mount, ...]:
 def is_below(path: str, ancestor: str) -> bool:
     """Whether `path` lies strictly below the directory `ancestor`."""
     return path != ancestor and path.startswith(ancestor if ancestor == "/" else ancestor + "/")
+
+
+def deepest(path: str, directories: Container[str]) -> str | None:
+    """The deepest of these directories that the absolute path is, or lies in: as many looks as it has parts."""
+    while path not in directories:
+        if path == "/":
+            return None
+        path = path.rpartition("/")[0] or "/"
+    return path
 
 
 def _prefixes(path: str, below: str) -> Iterator[str]:
